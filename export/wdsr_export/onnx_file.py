@@ -1,0 +1,82 @@
+"""``export_onnx``: a network to a checked ONNX file with the contract in its metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+
+import onnx
+import onnx_ir as ir
+import torch
+
+from wdsr_edge._errors import InputError
+from wdsr_edge._files import replacing
+from wdsr_edge._version import __version__
+from wdsr_edge.bundle import METADATA_PREFIX, Io, Precision
+from wdsr_edge.models import EDSR, WDSR, fold
+
+from .graph import float_graph, weights_hash
+from .passes import FLOAT_PASSES, UINT8_PASSES, Saving
+
+
+def export_onnx(
+    model: EDSR | WDSR,
+    path: str | os.PathLike[str],
+    *,
+    precision: Precision = "fp32",
+    io: Io = "uint8",
+    size: tuple[int, int] | None = None,
+) -> list[Saving]:
+    """Fold ``model`` and write its deploy graph to ``path``; returns what each pass saved.
+
+    ``io="uint8"``: ``lr`` uint8 [N, H, W, 3] RGB to ``sr`` uint8 [N, H*s, W*s, 3], rounded and clipped.
+    ``io="float32"``: float32 NCHW RGB in [0, 1] in and out, not clipped, for embedding in another graph.
+    N, H and W are dynamic unless ``size`` (LR height, width) fixes them with N = 1. Opset 19, IR 9.
+    Raises ExportError for a model that cannot be folded and InputError for an unknown option.
+    """
+    if precision != "fp32":
+        raise InputError(f"precision {precision!r} cannot be exported yet: choose fp32")
+    if io not in ("uint8", "float32"):
+        raise InputError(f"io must be uint8 or float32, got {io!r}")
+    folded = fold(model)
+    graph = float_graph(folded)
+    savings = [run(graph) for run in (UINT8_PASSES if io == "uint8" else FLOAT_PASSES)]
+    graph.graph.sort()
+    if size is not None:
+        _fix_size(graph, *size)
+    graph.metadata_props.update(_contract(folded, precision, io))
+    proto = ir.to_proto(graph)
+    onnx.checker.check_model(proto, full_check=True)
+    with replacing(path) as fresh:
+        fresh.write_bytes(proto.SerializeToString(deterministic=True))
+    return savings
+
+
+def _contract(folded: EDSR | WDSR, precision: Precision, io: Io) -> Mapping[str, str]:
+    config = folded.config
+    versions = {"wdsr-edge": __version__, "torch": str(torch.__version__), "onnx": onnx.__version__}
+    values = {
+        "format_version": 1,
+        "config": config.to_dict(),
+        "io": io,
+        "precision": precision,
+        "color_order": "rgb",
+        "scale": config.scale,
+        "halo": config.halo,
+        "weights_sha256": weights_hash(folded),
+        "versions": versions,
+    }
+    return {f"{METADATA_PREFIX}{key}": json.dumps(value, sort_keys=True) for key, value in values.items()}
+
+
+def _fix_size(model: ir.Model, height: int, width: int) -> None:
+    """Replace the symbolic N, H and W at both ends by numbers."""
+    numbers = {"N": 1, "H": height, "W": width}
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        assert value.shape is not None
+        dims = []
+        for dim in value.shape:
+            factor, _, symbol = str(dim).rpartition("*")
+            dims.append(numbers[symbol] * int(factor or 1) if symbol in numbers else int(symbol))
+        value.shape = ir.Shape(dims)

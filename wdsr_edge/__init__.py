@@ -1,0 +1,20 @@
+"""wdsr-edge: WDSR super-resolution from PyTorch training to a camera. Frame in, bigger frame out."""
+
+from ._errors import BackendError, BundleError, CheckpointError, ExportError, InputError, MissingExtraError, WdsrError
+from .bundle import Bundle
+from .loading import load
+from .super_resolver import SuperResolver, Ticket
+
+__all__ = [
+    "BackendError",
+    "Bundle",
+    "BundleError",
+    "CheckpointError",
+    "ExportError",
+    "InputError",
+    "MissingExtraError",
+    "SuperResolver",
+    "Ticket",
+    "WdsrError",
+    "load",
+]

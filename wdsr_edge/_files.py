@@ -1,0 +1,36 @@
+"""Writing so that an interrupted run leaves the old file or none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ._errors import InputError
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], *, directory: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` (a new directory, or a file to be made), renamed to it on success.
+
+    Parents are created. On any exception the temporary one is removed and ``path`` stays as it was.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror}") from error
+    try:
+        fresh = scratch / target.name
+        if directory:
+            fresh.mkdir()
+        yield fresh
+        if directory and target.exists():
+            target.rename(scratch / "replaced")
+        fresh.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,80 @@
+"""``wdsr_edge.load``: from a name or a directory to a SuperResolver."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from ._errors import InputError
+from .backends import Backend, Session, open_session, resolve
+from .bundle import MANIFEST, Bundle, Precision
+from .super_resolver import SuperResolver
+
+ZOO = Path(__file__).parent / "zoo"
+ZOO_VARIABLE = "WDSR_EDGE_ZOO"
+
+
+def load(
+    path_or_name: str | os.PathLike[str],
+    *,
+    backend: Backend = "auto",
+    precision: Precision | Literal["auto"] = "auto",
+    device: int = 0,
+    tile: int | Literal["auto"] | None = "auto",
+    engine: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> SuperResolver:
+    """A ready SuperResolver for a zoo model (``"wdsr-b-3x32-x2"``) or a bundle directory.
+
+    A name is looked for in the folder that the environment variable WDSR_EDGE_ZOO names, then among the models that
+    ship with the package; a path with a separator, or to an existing directory, is a bundle.
+
+    ``backend``: ``auto`` takes the first installed of the documented order (now: onnxruntime). ``precision``:
+    ``auto`` takes the most exact that the bundle holds. ``tile``: core edge in LR pixels, ``"auto"``, or None for
+    whole frames. ``device`` picks a GPU; ``engine`` and ``cache_dir`` name a compiled engine and where they are kept:
+    ONNX Runtime on the CPU has neither, so ``device`` must be 0 and ``engine`` None there.
+    Raises InputError for a bad argument or an unknown name, BundleError for a bundle that is damaged or hostile,
+    BackendError or MissingExtraError if no engine takes it.
+    """
+    bundle = Bundle.load(find_bundle(path_or_name))
+    chosen = resolve(backend)
+    if precision == "auto":
+        precision = "fp32"
+    if precision not in bundle.precisions:
+        raise InputError(f"{bundle.path} holds no {precision}: choose {', '.join(bundle.precisions) or 'another bundle'}")
+    if engine is not None or device != 0:
+        raise InputError(f"backend {chosen} has no compiled engines and no devices: leave engine None and device 0")
+
+    def open_float_session() -> Session:
+        return open_session(chosen, bundle.onnx("fp32", "float32"))
+
+    return SuperResolver(
+        open_session(chosen, bundle.onnx(precision)),
+        bundle.config,
+        open_float_session=open_float_session,
+        backend=chosen,
+        precision=precision,
+        tile=tile,
+    )
+
+
+def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:
+    """Directory of a bundle, given it or a zoo name; InputError lists the names there are."""
+    text = os.fspath(path_or_name)
+    if os.path.isdir(text) or os.path.basename(text) != text:
+        return Path(text)
+    for folder in _zoo_folders():
+        if (folder / text / MANIFEST).is_file():
+            return folder / text
+    raise InputError(f"no model {text!r}: expected a bundle directory or one of {', '.join(zoo_names())}")
+
+
+def zoo_names() -> list[str]:
+    """Names of the models that ``load`` finds without a path."""
+    return sorted({entry.parent.name for folder in _zoo_folders() for entry in folder.glob(f"*/{MANIFEST}")})
+
+
+def _zoo_folders() -> list[Path]:
+    extra = os.environ.get(ZOO_VARIABLE)
+    return [Path(extra), ZOO] if extra else [ZOO]

@@ -1,0 +1,74 @@
+"""Checkpoints: safetensors with the config as JSON in its metadata. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .._errors import CheckpointError, InputError
+from .._files import replacing
+from ..config import ModelConfig
+from .build import build
+from .edsr import EDSR
+from .wdsr import WDSR
+
+CONFIG_KEY = "wdsr_edge.config"
+
+
+def save_checkpoint(model: EDSR | WDSR, path: str | os.PathLike[str]) -> None:
+    """Write ``model`` with its config to ``path`` (``.safetensors``), replacing it only when complete."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(path) as fresh:
+        save_file(tensors, fresh, {CONFIG_KEY: json.dumps(model.config.to_dict(), sort_keys=True)})
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> EDSR | WDSR:
+    """The network that ``save_checkpoint`` wrote, in eval mode on the CPU.
+
+    Raises CheckpointError for a file that is missing, no safetensors, without a config, or that does not fit it.
+    """
+    config, tensors = read_checkpoint(path)
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    if stored < config.parameters:
+        raise CheckpointError(f"{path}: {config.name} has {config.parameters} parameters, the file holds {stored}")
+    model = build(config)
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors or name not in expected:
+            raise CheckpointError(f"{path}: tensor {name} is {'missing' if name in expected else 'unexpected'}")
+        if tensors[name].shape != expected[name].shape or tensors[name].dtype != expected[name].dtype:
+            raise CheckpointError(
+                f"{path}: tensor {name} is {_describe(tensors[name])}, {config.name} needs {_describe(expected[name])}"
+            )
+        if not tensors[name].isfinite().all():
+            raise CheckpointError(f"{path}: tensor {name} is not finite; use an older checkpoint")
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Config and tensors of a checkpoint, not yet checked against each other."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
+    if CONFIG_KEY not in metadata:
+        raise CheckpointError(f"{path}: no {CONFIG_KEY} in its metadata, so not a wdsr-edge checkpoint")
+    try:
+        config = ModelConfig.from_dict(json.loads(metadata[CONFIG_KEY]))
+    except (InputError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: bad config in its metadata ({error})") from error
+    return config, tensors
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -1,0 +1,109 @@
+"""Weight norm, batch norm and residual scaling folded into plain convolutions.
+
+A weight-normed kernel is ``g * v / |v|`` (Salimans & Kingma 2016, arXiv:1602.07868), so it is computed once.
+A batch norm at test time is an affine map for each channel, and residual scaling is one factor: both go into the
+convolution before them. The result is a new network; the caller's is only read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import ExportError
+from .build import build
+from .edsr import EDSR
+from .layers import Normalise, Scaling
+from .wdsr import WDSR
+
+_STATELESS = (nn.ReLU, nn.PixelShuffle, Normalise)
+
+
+@torch.no_grad()
+def fold(model: nn.Module) -> EDSR | WDSR:
+    """A new network of plain convolutions, in eval mode on the CPU, equal to ``model.eval()`` to rounding.
+
+    ``model`` is what ``build`` returns, in any mode and on any device. Raises ExportError for anything that has no
+    exact plain form: other layers, other parametrizations, hooks, batch norm without running statistics, NaN.
+    """
+    if not isinstance(model, (EDSR, WDSR)):
+        raise ExportError(f"cannot fold a {type(model).__name__}: expected a model made by wdsr_edge.models.build")
+    folded = build(dataclasses.replace(model.config, norm="none", res_scale=1.0))
+    plain = [module for module in folded.modules() if isinstance(module, nn.Conv2d)]
+    names = [conv.name for conv in model.config.convs]
+    pairs = list(_folded_convs(model))
+    if len(pairs) != len(plain):
+        raise ExportError(f"cannot fold: the model has {len(pairs)} convolutions, its config says {len(plain)}")
+    for name, conv, (weight, bias) in zip(names, plain, pairs, strict=True):
+        assert conv.bias is not None
+        if weight.shape != conv.weight.shape:
+            raise ExportError(f"cannot fold {name}: kernel {list(weight.shape)}, config says {list(conv.weight.shape)}")
+        if not (weight.isfinite().all() and bias.isfinite().all()):
+            raise ExportError(f"cannot fold {name}: its weights are not finite; train again from an older checkpoint")
+        conv.weight.copy_(weight)
+        conv.bias.copy_(bias)
+    return folded.eval().requires_grad_(False)
+
+
+def _folded_convs(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """Kernel and bias of every convolution with all that follows it folded in, in module order, float64."""
+    weight = bias = None
+    for name, module in _layers(model):
+        if isinstance(module, nn.Conv2d):
+            if weight is not None and bias is not None:
+                yield weight, bias
+            weight, bias = _plain_conv(name, module)
+        elif isinstance(module, (nn.BatchNorm2d, Scaling)):
+            if weight is None or bias is None:
+                raise ExportError(f"cannot fold {name}: no convolution before it")
+            factor, shift = _affine(name, module)
+            weight, bias = weight * factor.view(-1, 1, 1, 1), bias * factor + shift
+        elif not isinstance(module, _STATELESS):
+            raise ExportError(f"cannot fold {name}: a {type(module).__name__} has no plain form")
+    if weight is not None and bias is not None:
+        yield weight, bias
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Named leaf layers in module order; a parametrized convolution counts as a leaf."""
+    for name, module in model.named_modules():
+        if ".parametrizations" in f".{name}":
+            continue
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise ExportError(f"cannot fold {name or 'the model'}: it has hooks; remove them first")
+        if isinstance(module, nn.Conv2d) or not any(True for _ in module.children()):
+            yield name, module
+
+
+def _plain_conv(name: str, conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    parametrizations = getattr(conv, "parametrizations", {})
+    for tensor, steps in parametrizations.items():
+        if [type(step).__name__ for step in steps] != ["_WeightNorm"] or tensor != "weight":
+            raise ExportError(f"cannot fold {name}: parametrization {steps} of {tensor} is not weight norm")
+    same = (conv.kernel_size[0] // 2, conv.kernel_size[1] // 2)
+    if conv.padding_mode != "zeros" or conv.padding != same or conv.stride != (1, 1) or conv.dilation != (1, 1):
+        raise ExportError(f"cannot fold {name}: {conv} is not a zero-padded convolution of stride 1")
+    if parametrizations:
+        g, v = (p.detach().double().cpu() for p in parametrizations["weight"].parameters())
+        weight = v * (g / v.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+    else:
+        weight = conv.weight.detach().double().cpu()
+    bias = torch.zeros(len(weight), dtype=torch.float64) if conv.bias is None else conv.bias.detach().double().cpu()
+    return weight, bias
+
+
+def _affine(name: str, module: nn.BatchNorm2d | Scaling) -> tuple[Tensor, Tensor]:
+    """Factor and shift that a batch norm (at test time) or a residual scaling applies to each channel."""
+    if isinstance(module, Scaling):
+        return torch.tensor([module.factor], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    if module.running_mean is None or module.running_var is None:
+        raise ExportError(f"cannot fold {name}: a batch norm without running statistics depends on the batch")
+    mean, variance = module.running_mean.double().cpu(), module.running_var.double().cpu()
+    factor = (variance + module.eps).rsqrt()
+    if module.affine:
+        factor = factor * module.weight.detach().double().cpu()
+    shift = -mean * factor
+    return factor, shift + module.bias.detach().double().cpu() if module.affine else shift

@@ -1,0 +1,183 @@
+"""Frame in, bigger frame out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._errors import BackendError, InputError
+from .backends import Backend, Session
+from .bundle import Precision
+from .config import ModelConfig
+from .tiling import tiles
+
+Frame = NDArray[Any]
+Color = Literal["rgb", "bgr"]
+
+AUTO_TILE = 192
+"""LR pixels a side of a tile's core under ``tile="auto"``: measured fastest on CPU, and it bounds memory."""
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+class Ticket:
+    """A frame on its way; ``result`` waits for it."""
+
+    def __init__(self, future: Future[Frame]) -> None:
+        self._future = future
+
+    def result(self, timeout: float | None = None) -> Frame:
+        """The frame that ``SuperResolver.__call__`` returns; raises what it raises, TimeoutError after ``timeout`` s."""
+        return self._future.result(timeout)
+
+
+class SuperResolver:
+    """A network in an engine. Make one with ``wdsr_edge.load``; close it, or use it in a ``with`` statement."""
+
+    def __init__(
+        self,
+        session: Session,
+        config: ModelConfig,
+        *,
+        open_float_session: Callable[[], Session],
+        backend: Backend = "onnxruntime",
+        precision: Precision = "fp32",
+        tile: int | Literal["auto"] | None = "auto",
+    ) -> None:
+        """``session`` runs the uint8 graph; ``open_float_session`` opens the float one when a frame first needs it."""
+        if tile not in ("auto", None) and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
+            raise InputError(f"tile must be 'auto', None or an integer of at least 1, got {tile!r}")
+        self.scale = config.scale
+        """Output pixels for each input pixel, along each side."""
+        self.halo = config.halo
+        """Receptive-field radius in LR pixels."""
+        self.backend = backend
+        """Name of the engine in use."""
+        self.precision = precision
+        """Precision in use."""
+        self.config = config
+        """The network."""
+        self._tile = AUTO_TILE if tile == "auto" else tile
+        self._session: Session | None = session
+        self._float_session: Session | None = None
+        self._open_float_session = open_float_session
+        self._worker: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, frame: Frame, color: Color = "rgb") -> Frame:
+        """``frame`` enlarged ``scale`` times: [H, W, ...] to [H*s, W*s, ...], channels and dtype as they came.
+
+        Shapes: [H, W, 3]; [H, W, 4] with alpha last, which is enlarged bicubically; [H, W] or [H, W, 1] grey, which
+        comes back as the BT.601 luma of the network's output. Any size from 1x1, any strides, never written to.
+        Dtypes: uint8, through the engine at its precision; uint16 (0 to 65535) and float32 (0 to 1), through the
+        float32 graph, without rounding to 8 bits in between. ``color="bgr"`` takes and gives BGR, as OpenCV has it.
+        Raises InputError for anything else, BackendError if the engine fails or was closed.
+        """
+        _check(frame, color)
+        if self._session is None:
+            raise BackendError("this SuperResolver is closed: load it again")
+        if frame.ndim == 2:
+            return self._grey(frame)
+        if frame.shape[2] == 1:
+            return self._grey(frame[..., 0])[..., None]
+        if color == "bgr":
+            order = [2, 1, 0, 3][: frame.shape[2]]
+            return np.ascontiguousarray(self(frame[..., order])[..., order])
+        if frame.shape[2] == 4:
+            return np.dstack([self(frame[..., :3]), _enlarge_alpha(frame[..., 3], self.scale)])
+        return self._rgb(frame)
+
+    def submit(self, frame: Frame, color: Color = "rgb") -> Ticket:
+        """Start on ``frame`` and return at once; frames are worked on in order. Leave it unchanged until then."""
+        _check(frame, color)
+        with self._lock:
+            if self._session is None:
+                raise BackendError("this SuperResolver is closed: load it again")
+            if self._worker is None:
+                self._worker = ThreadPoolExecutor(1, "wdsr-edge")
+            return Ticket(self._worker.submit(self, frame, color))
+
+    def close(self) -> None:
+        """Finish the frames under way and free the engine. Closing twice is fine."""
+        with self._lock:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.shutdown()
+        for session in (self._session, self._float_session):
+            if session is not None:
+                session.close()
+        self._session = self._float_session = None
+
+    def __enter__(self) -> SuperResolver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _rgb(self, frame: Frame) -> Frame:
+        """RGB [H, W, 3], window by window."""
+        height, width, _ = frame.shape
+        s = self.scale
+        if self._tile is None or max(height, width) <= self._tile + 2 * self.halo:
+            return self._window(frame)
+        big = np.empty((height * s, width * s, 3), frame.dtype)
+        for row, column in tiles(height, width, self._tile, self.halo):
+            part = self._window(frame[row.start : row.stop, column.start : column.stop])
+            top, left = (row.first - row.start) * s, (column.first - column.start) * s
+            rows, columns = (row.last - row.first) * s, (column.last - column.first) * s
+            big[row.first * s : row.last * s, column.first * s : column.last * s] = part[
+                top : top + rows, left : left + columns
+            ]
+        return big
+
+    def _window(self, window: Frame) -> Frame:
+        """One call of the engine."""
+        if window.dtype == np.uint8:
+            assert self._session is not None
+            big: Frame = self._session.run(np.ascontiguousarray(window[None]))[0]
+            return big
+        if self._float_session is None:
+            self._float_session = self._open_float_session()
+        top = np.float32(65535 if window.dtype == np.uint16 else 1)
+        planar = np.ascontiguousarray(window.transpose(2, 0, 1)[None], np.float32) / top
+        packed = self._float_session.run(planar)[0].transpose(1, 2, 0).clip(0, 1)
+        return np.rint(packed * top).astype(np.uint16) if window.dtype == np.uint16 else packed
+
+    def _grey(self, frame: Frame) -> Frame:
+        luma = self._rgb(np.repeat(frame[..., None], 3, axis=2)) @ _LUMA
+        return np.rint(luma).astype(frame.dtype) if frame.dtype != np.float32 else luma
+
+
+def _check(frame: Frame, color: Color) -> None:
+    if color not in ("rgb", "bgr"):
+        raise InputError(f"color must be 'rgb' or 'bgr', got {color!r}")
+    if not isinstance(frame, np.ndarray):
+        raise InputError(f"a frame is a numpy array, got {type(frame).__name__}: convert it with numpy.asarray")
+    if frame.dtype not in (np.uint8, np.uint16, np.float32):
+        raise InputError(f"a frame is uint8, uint16 or float32 in [0, 1], got {frame.dtype}: convert it first")
+    if frame.ndim not in (2, 3) or (frame.ndim == 3 and frame.shape[2] not in (1, 3, 4)):
+        raise InputError(f"a frame is [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {list(frame.shape)}")
+    if 0 in frame.shape:
+        raise InputError(f"a frame has at least one pixel, got {list(frame.shape)}")
+    if frame.dtype == np.float32 and not (frame.min() >= 0 and frame.max() <= 1):
+        raise InputError("a float32 frame is in [0, 1], without NaN: scale it, or pass uint8")
+
+
+def _enlarge_alpha(alpha: Frame, scale: int) -> Frame:
+    """Bicubic: constant areas stay exactly what they are."""
+    from PIL import Image
+
+    height, width = alpha.shape
+    size = (width * scale, height * scale)
+    if alpha.dtype == np.uint8:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(alpha)).resize(size, Image.Resampling.BICUBIC))
+    big = np.asarray(Image.fromarray(alpha.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
+    return np.rint(big.clip(0, 65535)).astype(np.uint16) if alpha.dtype == np.uint16 else big.clip(0, 1)
