@@ -119,7 +119,9 @@ class Bundle:
             try:
                 with Image.open(io.BytesIO(self.read(name)), formats=["PNG"]) as image:
                     if image.width * image.height > 1 << 24:
-                        raise BundleError(f"{self.path}: {name} is {image.width}x{image.height}, too large for a golden frame")
+                        raise BundleError(
+                            f"{self.path}: {name} is {image.width}x{image.height}, too large for a golden frame"
+                        )
                     images.append(np.array(image.convert("RGB")))
             except (OSError, ValueError, Image.DecompressionBombError) as error:
                 raise BundleError(f"{self.path}: {name} cannot be read ({error})") from error
@@ -187,7 +189,9 @@ def _read_file(directory: Path, name: str, largest: int) -> bytes:
     """A regular file inside ``directory``, never through a link."""
     path = directory / name
     try:
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        with open(
+            os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)), "rb"
+        ) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > largest:
                 raise BundleError(f"{directory}: {name} is no regular file of at most {largest >> 20} MiB")

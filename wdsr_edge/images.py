@@ -1,16 +1,73 @@
-"""Image files in and out."""
+"""Image files in and out, with what makes them a photo: bit depth, alpha, colour profile, EXIF and resolution."""
 
 from __future__ import annotations
 
+import io
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-from ._errors import InputError
+from ._errors import InputError, WdsrError
+from ._files import replacing
+from .images16 import needs_vips, read_deep, require_pyvips, tiff_tags, write_deep
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WebP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+SUFFIXES = frozenset(FORMATS)
+
+_MAX_SIDE = {"JPEG": 65500, "WebP": 16383}
+# The plugins themselves, not Image.open: it warns by a global pixel limit, and takes a phone's HDR JPEG for two pages.
+_DECODERS: tuple[tuple[int, bytes, type[ImageFile]], ...] = (
+    (0, b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (0, b"\xff\xd8\xff", JpegImageFile),
+    (8, b"WEBP", WebPImageFile),
+    (0, b"BM", BmpImageFile),
+    *((0, magic, TiffImageFile) for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+)
+_MODES = frozenset(
+    ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I;16N")
+)
+
+_EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 0x8769, 0x8825, 0xA005
+# ImageDescription, Make, Model, Software, DateTime, Artist, HostComputer, Copyright, two ratings, Windows' five.
+_EXIF_KEPT = (270, 271, 272, 305, 306, 315, 316, 33432, 18246, 18249, 40091, 40092, 40093, 40094, 40095)
+_ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _PREDICTOR = 274, 282, 283, 296, 317
+_PIXEL_SIZE = (0xA002, 0xA003)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image the right way up. Change its pixels with ``dataclasses.replace``."""
+
+    pixels: NDArray[Any]
+    """uint8 or uint16, [H, W] grey, [H, W, 3] RGB or [H, W, 4] RGBA with straight alpha; may be read-only."""
+    icc: bytes | None = None
+    """Colour profile of the pixels; None means sRGB."""
+    exif: bytes | None = None
+    """EXIF block ("Exif\\0\\0II*\\0...") without orientation, thumbnail, size and resolution."""
+    dpi: tuple[float, float] | None = None
+    """Horizontal and vertical resolution in pixels per inch, 1 to 65535."""
+    grey: bool = False
+    """RGBA pixels that stand for grey with alpha, and are written as that."""
 
 
 def list_images(path: Path) -> list[Path]:
@@ -32,3 +89,231 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
             return np.array(image.convert("RGB"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read as an image ({error})") from error
+
+
+def read_picture(path: Path, *, max_pixels: int = 250_000_000) -> Picture:
+    """A PNG, JPEG, WebP, BMP or TIFF file, told by its content whatever its suffix, with EXIF orientation applied.
+
+    Grey stays grey, palettes become RGB, a transparent colour becomes alpha, CMYK becomes sRGB through its profile.
+    16 bits stay 16 bits: grey through Pillow, colour and alpha through pyvips. Of a JPEG with a gain map, the photo.
+    Raises InputError for a file that is none of these, damaged, animated, of several pages, of more than
+    ``max_pixels`` pixels (seen before decoding), LAB or not of 1, 2, 4, 8 or 16 unsigned bits; MissingExtraError if
+    pyvips is needed and absent. The text begins with the path.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _read(path, file, max_pixels)
+    except WdsrError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: cannot be read as an image ({reason}): is the file complete?") from error
+
+
+def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:
+    """Write ``picture`` in the format of the suffix; on any error ``path`` stays as it was.
+
+    ``quality``, 1 to 100, is for JPEG (at 4:4:4) and WebP; the others are lossless. Profile, EXIF and resolution are
+    written but for what the format cannot hold: BMP has neither profile nor EXIF, WebP no grey, JPEG no EXIF above
+    64 KiB. uint16 is written at 16 bits, grey through Pillow, the rest through pyvips. Raises InputError as
+    ``check_writable`` does and if the disk refuses, MissingExtraError if pyvips is needed and absent.
+    """
+    pixels = np.ascontiguousarray(picture.pixels)
+    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim < 2 or pixels.shape[2:] not in ((), (3,), (4,)):
+        got = f"{pixels.dtype} {list(pixels.shape)}"
+        raise InputError(f"a picture is uint8 or uint16, [H, W], [H, W, 3] or [H, W, 4], got {got}")
+    if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
+        raise InputError(f"quality must be an integer from 1 to 100, got {quality!r}")
+    deep, alpha = pixels.dtype == np.uint16, pixels.shape[2:] == (4,)
+    check_writable(path, size=(pixels.shape[1], pixels.shape[0]), alpha=alpha, deep=deep)
+    if alpha and picture.grey:
+        pixels = _grey_alpha(pixels)
+    through_vips = deep and pixels.ndim == 3
+    if through_vips:
+        require_pyvips(path)
+    kind = FORMATS[path.suffix.lower()]
+    dpi = _dpi(picture.dpi)
+    try:
+        with replacing(path) as fresh:
+            if through_vips:
+                write_deep(fresh, pixels, icc=picture.icc, exif=picture.exif, dpi=dpi)
+            else:
+                Image.fromarray(pixels).save(fresh, kind, **_options(kind, picture, dpi, quality))
+    except WdsrError:
+        raise
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise InputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def check_writable(path: Path, *, size: tuple[int, int], alpha: bool, deep: bool) -> None:
+    """Raise the InputError that ``write_picture`` would raise for a picture of ``size`` (width, height), if any.
+
+    ``alpha`` is whether it has alpha, ``deep`` whether it is uint16. Writes nothing.
+    """
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise InputError(f"{path}: unknown suffix {path.suffix!r}: use one of {' '.join(sorted(SUFFIXES))}")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder: name a file in it")
+    if min(size) < 1:
+        raise InputError(f"{path}: a picture has at least one pixel, got {size[0]}x{size[1]}")
+    if deep and kind not in ("PNG", "TIFF"):
+        raise InputError(f"{path}: {kind} has no 16 bits per channel: write .png or .tif, or convert to 8 bits")
+    if alpha and kind in ("JPEG", "BMP"):
+        raise InputError(f"{path}: {kind} has no transparency: write .png, .webp or .tif, or remove the alpha channel")
+    limit = _MAX_SIDE.get(kind)
+    if limit is not None and max(size) > limit:
+        raise InputError(f"{path}: {size[0]}x{size[1]} is more than the {limit} a side of {kind}: write .png or .tif")
+
+
+def _read(path: Path, file: BinaryIO, max_pixels: int) -> Picture:
+    head = file.read(32)
+    if not head:
+        raise InputError(f"{path}: is empty")
+    decoder = next((decoder for start, magic, decoder in _DECODERS if head.startswith(magic, start)), None)
+    if decoder is None:
+        raise InputError(f"{path}: is not a PNG, JPEG, WebP, BMP or TIFF image")
+    tags = tiff_tags(path, file, head) if decoder is TiffImageFile else None
+    file.seek(0)
+    if tags is not None and needs_vips(tags):
+        _check_size(path, (tags[256], tags[257]), max_pixels)
+        pixels, grey = read_deep(path, "TIFF")
+        return _picture(pixels, grey, tags, {"icc_profile": tags.get(34675)})
+    image = decoder(file)
+    _check_size(path, image.size, max_pixels)
+    pages = getattr(image, "n_frames", 1)
+    if pages > 1:
+        raise InputError(f"{path}: has {pages} frames or pages: save the one you want as a file of its own")
+    depth = head[24] if decoder is PngImageFile else 8
+    if depth == 16 and head[25] != 0:
+        pixels, grey = read_deep(path, "PNG")
+        exif = Image.Exif()
+        with suppress(Exception):
+            exif.load(image.info.get("exif", b""))
+        return _picture(pixels, grey, exif, image.info)
+    if image.mode not in _MODES and depth != 16:  # Pillow before 11 says I of a 16-bit grey PNG
+        raise InputError(f"{path}: colour mode {image.mode} is not supported: convert it to RGB of 8 or 16 bits")
+    image.load()
+    exif = Image.Exif()
+    with suppress(Exception):  # a damaged EXIF block is no reason to lose the photo
+        exif = image.getexif()
+    info = image.info if image.mode != "CMYK" else {**image.info, "icc_profile": None}
+    return _picture(*_pixels(image, depth), exif, info)
+
+
+def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise InputError(
+            f"{path}: {size[0]}x{size[1]} is more than {max_pixels} pixels: cut it up, or raise max_pixels"
+        )
+
+
+def _pixels(image: Image.Image, depth: int) -> tuple[NDArray[Any], bool]:
+    """The pixels as ``Picture`` has them, and its ``grey``."""
+    if image.mode == "CMYK":
+        return np.asarray(_srgb(image)), False
+    if image.mode == "LA":
+        return np.asarray(image)[..., [0, 0, 0, 1]], True
+    if image.mode in ("1", "L") or image.mode.startswith("I"):
+        grey = np.asarray(image.convert("L") if image.mode == "1" else image)
+        if grey.dtype != np.uint8:
+            grey = grey.astype(np.uint16, copy=False)
+        key = image.info.get("transparency")
+        if not isinstance(key, int):
+            return grey, False
+        opaque = np.iinfo(grey.dtype).max
+        if depth < 8:
+            key *= 255 // (2**depth - 1)
+        return np.dstack([grey, grey, grey, np.where(grey == key, 0, opaque).astype(grey.dtype)]), True
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return np.asarray(image if image.mode == mode else image.convert(mode)), False
+
+
+def _srgb(image: Image.Image) -> Image.Image:
+    """A CMYK image as sRGB through its profile, without a usable one as Pillow has it."""
+    profile = image.info.get("icc_profile")
+    if profile:
+        with suppress(ImageCms.PyCMSError, OSError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if converted is not None:
+                return converted
+    return image.convert("RGB")
+
+
+def _picture(pixels: NDArray[Any], grey: bool, exif: Image.Exif, info: dict[Any, Any]) -> Picture:
+    orientation = exif.get(_ORIENTATION, 1)
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    dpi = _dpi(info.get("dpi"))
+    if dpi is None and exif.get(_RESOLUTION_UNIT, 2) in (2, 3):
+        unit = 2.54 if exif.get(_RESOLUTION_UNIT) == 3 else 1.0
+        dpi = _dpi((exif.get(_X_RESOLUTION), exif.get(_Y_RESOLUTION)), unit)
+    if dpi is not None and orientation in (5, 6, 7, 8):
+        dpi = dpi[::-1]
+    return Picture(np.ascontiguousarray(pixels), info.get("icc_profile") or None, _kept_exif(exif), dpi, grey)
+
+
+def _dpi(dpi: Any, unit: float = 1.0) -> tuple[float, float] | None:
+    """Two numbers that every format can hold, or None."""
+    try:
+        x, y = (float(value) * unit for value in dpi)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (x, y) if 1 <= x <= 65535 and 1 <= y <= 65535 else None
+
+
+def _kept_exif(exif: Image.Exif) -> bytes | None:
+    """What describes the photo and not the file that it came in; None if that is nothing or is damaged."""
+    with suppress(Exception):
+        kept = Image.Exif()
+        kept.endian = "<"
+        for tag in _EXIF_KEPT:
+            if tag in exif:
+                kept[tag] = exif[tag]
+        for tag in (_EXIF_IFD, _GPS_IFD):
+            fields = {key: value for key, value in exif.get_ifd(tag).items() if key not in _PIXEL_SIZE}
+            if _INTEROP_IFD in fields:
+                fields[_INTEROP_IFD] = exif.get_ifd(_INTEROP_IFD)
+            if fields:
+                kept[tag] = fields
+        return kept.tobytes() if kept else None
+    return None
+
+
+def _grey_alpha(pixels: NDArray[Any]) -> NDArray[Any]:
+    """RGBA as grey (BT.601 luma) and alpha [H, W, 2]; R = G = B stays exactly what it is."""
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).convert("LA"))
+    luma = pixels[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.dstack([np.rint(luma).astype(np.uint16), pixels[..., 3]])
+
+
+def _options(kind: str, picture: Picture, dpi: tuple[float, float] | None, quality: int) -> dict[str, Any]:
+    """Arguments of Pillow's save."""
+    options: dict[str, Any] = {} if dpi is None else {"dpi": dpi}
+    if kind == "BMP":
+        return options
+    exif = Image.Exif()
+    exif.load(picture.exif or b"")
+    options["icc_profile"] = picture.icc
+    if kind == "JPEG":
+        options.update(quality=quality, subsampling=0)
+    elif kind == "WebP":
+        options.update(quality=quality)
+        if dpi is not None:  # the only place that WebP has for it
+            exif[_X_RESOLUTION], exif[_Y_RESOLUTION], exif[_RESOLUTION_UNIT] = *dpi, 2
+        if picture.icc is not None and picture.icc[16:20] == b"GRAY":  # WebP is RGB, whatever the picture was
+            options["icc_profile"] = None
+    elif kind == "TIFF":
+        exif[_PREDICTOR] = 2
+        options.update(compression="tiff_adobe_deflate", exif=exif)
+        return options
+    data = exif.tobytes() if exif else b""
+    if data and (kind != "JPEG" or len(data) <= 65533):
+        options["exif"] = data
+    return options

@@ -42,7 +42,9 @@ def load(
     if precision == "auto":
         precision = "fp32"
     if precision not in bundle.precisions:
-        raise InputError(f"{bundle.path} holds no {precision}: choose {', '.join(bundle.precisions) or 'another bundle'}")
+        raise InputError(
+            f"{bundle.path} holds no {precision}: choose {', '.join(bundle.precisions) or 'another bundle'}"
+        )
     if engine is not None or device != 0:
         raise InputError(f"backend {chosen} has no compiled engines and no devices: leave engine None and device 0")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,7 +42,8 @@ def ssim(a: NDArray[np.uint8], b: NDArray[np.uint8], *, shave: int = 0, luma: bo
 
 def luma_bt601(image: NDArray[np.uint8]) -> _Float:
     """Y [H, W], 16 to 235, of a uint8 HxWx3 RGB image: MATLAB's rgb2ycbcr, not rounded."""
-    return 16 + image.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255
+    y: _Float = 16 + image.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255
+    return y
 
 
 def _prepared(a: NDArray[np.uint8], b: NDArray[np.uint8], shave: int, luma: bool) -> tuple[_Float, _Float]:
@@ -66,3 +69,21 @@ def _blur(image: _Float) -> _Float:
         views = np.lib.stride_tricks.sliding_window_view(image, 11, axis=axis)
         image = views @ window
     return image
+
+
+class Difference(NamedTuple):
+    """How far one image is from a reference of the same shape."""
+
+    psnr_db: float
+    """PSNR on RGB, infinite for equal images."""
+    max_levels: int
+    """Largest difference of any value, of 255."""
+    share_off: float
+    """Share of values that differ at all, 0 to 1."""
+
+
+def difference(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Difference:
+    """Parity of two uint8 HxWx3 images, over every pixel."""
+    decibels = psnr(image, reference)
+    apart = np.abs(image.astype(np.int16) - reference)
+    return Difference(decibels, int(apart.max()), float(np.count_nonzero(apart) / apart.size))

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from ._errors import BundleError
 
 OPERATORS = frozenset(
-    "Add Cast Clip Concat Conv DepthToSpace DequantizeLinear Mul QuantizeLinear Relu Reshape Shape Sub Transpose".split()
+    {"Add", "Cast", "Clip", "Concat", "Conv", "DepthToSpace", "DequantizeLinear", "Mul", "QuantizeLinear"}
+    | {"Relu", "Reshape", "Shape", "Sub", "Transpose"}
 )
 """All that a deploy graph is made of; anything else in a bundle is refused."""
 
 _UINT8, _FLOAT = 2, 1
 _DTYPES = {_UINT8: "uint8", _FLOAT: "float32"}
 _Field = tuple[int, int | bytes]
+TensorInfo = tuple[str, tuple[int | str, ...]]
+"""dtype and shape; dynamic dimensions are names."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,9 @@ class OnnxSummary:
 
     opset: int
     """Version of the standard operator set."""
-    inputs: Mapping[str, tuple[str, tuple[int | str, ...]]]
-    """Name to dtype and shape; dynamic dimensions are names."""
-    outputs: Mapping[str, tuple[str, tuple[int | str, ...]]]
+    inputs: Mapping[str, TensorInfo]
+    """Each input by name."""
+    outputs: Mapping[str, TensorInfo]
     """As ``inputs``."""
     operators: Mapping[str, int]
     """How often each operator stands in the graph."""
@@ -66,7 +69,8 @@ def _read_model(data: bytes) -> OnnxSummary:
     if not graph:
         raise ValueError("it holds no graph")
     operators: Counter[str] = Counter()
-    inputs, outputs = {}, {}
+    inputs: dict[str, TensorInfo] = {}
+    outputs: dict[str, TensorInfo] = {}
     for number, value in _fields(graph):
         if number == 1:
             operators[_read_node(_bytes(value))] += 1
@@ -104,7 +108,7 @@ def _check_tensor(data: bytes) -> None:
         raise BundleError("external data in an ONNX file is refused")
 
 
-def _value_info(data: bytes) -> tuple[str, tuple[str, tuple[int | str, ...]]]:
+def _value_info(data: bytes) -> tuple[str, TensorInfo]:
     name, dtype, shape = "", "", []
     for number, value in _fields(data):
         if number == 1:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import InputError
 
-Image = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
+Image = NDArray[Any]
 
 
-def resize_bicubic(image: NDArray[np.generic], scale: float | Fraction) -> NDArray[np.generic]:
+def resize_bicubic(image: Image, scale: float | Fraction) -> Image:
     """``imresize(image, scale, 'bicubic')`` of MATLAB R2017 and later.
 
     ``image`` is uint8, uint16 or floating HxW or HxWxC; ``scale`` is 1/2, 1/3, 1/4 or an integer from 1 to 4. The
@@ -28,11 +29,11 @@ def resize_bicubic(image: NDArray[np.generic], scale: float | Fraction) -> NDArr
     return _resize_axis(_resize_axis(image, ratio, 0), ratio, 1)
 
 
-def _is_image(dtype: np.dtype[np.generic]) -> bool:
+def _is_image(dtype: np.dtype[Any]) -> bool:
     return dtype in (np.uint8, np.uint16) or np.issubdtype(dtype, np.floating)
 
 
-def _resize_axis(image: NDArray[np.generic], ratio: Fraction, axis: int) -> NDArray[np.generic]:
+def _resize_axis(image: Image, ratio: Fraction, axis: int) -> Image:
     weights, indices = contributions(image.shape[axis], ratio)
     lines = np.moveaxis(image, axis, 0)
     shape = (-1,) + (1,) * (lines.ndim - 1)
@@ -40,7 +41,7 @@ def _resize_axis(image: NDArray[np.generic], ratio: Fraction, axis: int) -> NDAr
     for tap in range(weights.shape[1]):
         total += weights[:, tap].reshape(shape) * lines[indices[:, tap]]
     if image.dtype in (np.uint8, np.uint16):
-        total = np.clip(np.floor(total + 0.5), 0, np.iinfo(image.dtype).max)  # type: ignore[type-var]
+        total = np.clip(np.floor(total + 0.5), 0, np.iinfo(image.dtype).max)
     return np.moveaxis(total.astype(image.dtype), 0, axis)
 
 

@@ -15,13 +15,10 @@ from ._errors import BackendError, InputError
 from .backends import Backend, Session
 from .bundle import Precision
 from .config import ModelConfig
-from .tiling import tiles
+from .tiling import auto_tile, tiles
 
 Frame = NDArray[Any]
 Color = Literal["rgb", "bgr"]
-
-AUTO_TILE = 192
-"""LR pixels a side of a tile's core under ``tile="auto"``: measured fastest on CPU, and it bounds memory."""
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -33,7 +30,7 @@ class Ticket:
         self._future = future
 
     def result(self, timeout: float | None = None) -> Frame:
-        """The frame that ``SuperResolver.__call__`` returns; raises what it raises, TimeoutError after ``timeout`` s."""
+        """The frame that ``SuperResolver.__call__`` returns; raises what it raises, or TimeoutError."""
         return self._future.result(timeout)
 
 
@@ -63,7 +60,7 @@ class SuperResolver:
         """Precision in use."""
         self.config = config
         """The network."""
-        self._tile = AUTO_TILE if tile == "auto" else tile
+        self._tile = auto_tile(config) if tile == "auto" else tile
         self._session: Session | None = session
         self._float_session: Session | None = None
         self._open_float_session = open_float_session
@@ -152,8 +149,8 @@ class SuperResolver:
         return np.rint(packed * top).astype(np.uint16) if window.dtype == np.uint16 else packed
 
     def _grey(self, frame: Frame) -> Frame:
-        luma = self._rgb(np.repeat(frame[..., None], 3, axis=2)) @ _LUMA
-        return np.rint(luma).astype(frame.dtype) if frame.dtype != np.float32 else luma
+        luma: Frame = self._rgb(np.repeat(frame[..., None], 3, axis=2)).dot(_LUMA)
+        return luma if frame.dtype == np.float32 else np.rint(luma).astype(frame.dtype)
 
 
 def _check(frame: Frame, color: Color) -> None:

@@ -7,10 +7,15 @@ instead of being padded, which also serves engines of a fixed shape.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from ._errors import InputError
+from .config import ModelConfig
+
+ACTIVATION_BYTES = 64 << 20
+"""Largest float32 activation of one window under ``auto_tile``; ONNX Runtime holds three to five of them at a time."""
 
 
 class Span(NamedTuple):
@@ -55,3 +60,12 @@ def tiles(height: int, width: int, tile: int, halo: int, *, fixed: bool = False)
     for row in spans(height, tile, halo, fixed=fixed):
         for column in columns:
             yield row, column
+
+
+def auto_tile(config: ModelConfig) -> int:
+    """Core edge in LR pixels that keeps the widest activation of a window under ACTIVATION_BYTES, at least 16.
+
+    Larger tiles were faster on CPU up to the whole frame, since each repeats its halo; memory is what limits them.
+    """
+    for_each_pixel = 4 * max(conv.outputs * conv.pixels for conv in config.convs)
+    return max(16, math.isqrt(ACTIVATION_BYTES // for_each_pixel) - 2 * config.halo)

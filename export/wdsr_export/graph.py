@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -12,12 +12,14 @@ import torch
 from numpy.typing import ArrayLike
 from torch import fx, nn
 
-from wdsr_edge import WdsrError
+from wdsr_edge import ExportError
 from wdsr_edge.models import EDSR, WDSR
 
 OPSET = 19
 IR_VERSION = 9
 """The newest that the last ONNX Runtime for Python 3.10 reads."""
+
+Attribute = int | str | list[int] | ir.DataType
 
 
 class Builder:
@@ -29,11 +31,11 @@ class Builder:
     def constant(self, name: str, value: ArrayLike) -> ir.Value:
         """An initializer; ``value`` keeps its dtype."""
         tensor = ir.tensor(np.ascontiguousarray(value), name=name)
-        made = ir.val(name, tensor.dtype, tensor.shape, const_value=tensor)
+        made = ir.val(name, tensor.dtype, tensor.shape.numpy(), const_value=tensor)
         self.graph.register_initializer(made)
         return made
 
-    def node(self, op: str, name: str, inputs: Sequence[ir.Value], **attributes: ir.convenience.SupportedAttrTypes) -> ir.Value:
+    def node(self, op: str, name: str, inputs: Sequence[ir.Value], **attributes: Attribute) -> ir.Value:
         """The output of a new float32 node; both are called ``name``."""
         output = ir.val(name, ir.DataType.FLOAT)
         self.graph.append(ir.node(op, inputs, attributes, outputs=[output], name=name))
@@ -83,16 +85,29 @@ def _module(builder: Builder, name: str, module: nn.Module, x: ir.Value) -> ir.V
         return builder.node("Relu", name, [x])
     if isinstance(module, nn.PixelShuffle):
         return builder.node("DepthToSpace", name, [x], blocksize=module.upscale_factor, mode="CRD")
-    raise WdsrError(f"no ONNX form of {name}: {module}; fold the model first")
+    raise ExportError(f"no ONNX form of {name}: {module}; fold the model first")
 
 
 def _arithmetic(builder: Builder, node: fx.Node, values: dict[fx.Node, ir.Value]) -> ir.Value:
-    ops = {operator.add: "Add", operator.sub: "Sub", operator.mul: "Mul", operator.truediv: "Div"}
-    inputs = [
-        values[arg] if isinstance(arg, fx.Node) else builder.constant(f"{node.name}.{i}", np.float32(arg))
-        for i, arg in enumerate(node.args)
-    ]
-    return builder.node(ops[node.target], node.name, inputs)
+    op = _ARITHMETIC.get(node.target)
+    if op is None:
+        raise ExportError(f"no ONNX form of {node.target} in the model's forward method")
+    inputs = []
+    for i, arg in enumerate(node.args):
+        if isinstance(arg, fx.Node):
+            inputs.append(values[arg])
+        else:
+            assert isinstance(arg, (int, float))
+            inputs.append(builder.constant(f"{node.name}.{i}", np.float32(arg)))
+    return builder.node(op, node.name, inputs)
+
+
+_ARITHMETIC: Mapping[object, str] = {
+    operator.add: "Add",
+    operator.sub: "Sub",
+    operator.mul: "Mul",
+    operator.truediv: "Div",
+}
 
 
 def weights_hash(model: EDSR | WDSR) -> str:

@@ -14,6 +14,7 @@ from wdsr_edge._errors import InputError
 from wdsr_edge._files import replacing
 from wdsr_edge._version import __version__
 from wdsr_edge.bundle import METADATA_PREFIX, Io, Precision
+from wdsr_edge.config import ModelConfig
 from wdsr_edge.models import EDSR, WDSR, fold
 
 from .graph import float_graph, weights_hash
@@ -45,7 +46,7 @@ def export_onnx(
     graph.graph.sort()
     if size is not None:
         _fix_size(graph, *size)
-    graph.metadata_props.update(_contract(folded, precision, io))
+    graph.metadata_props.update(_contract(model.config, weights_hash(folded), precision, io))
     proto = ir.to_proto(graph)
     onnx.checker.check_model(proto, full_check=True)
     with replacing(path) as fresh:
@@ -53,8 +54,7 @@ def export_onnx(
     return savings
 
 
-def _contract(folded: EDSR | WDSR, precision: Precision, io: Io) -> Mapping[str, str]:
-    config = folded.config
+def _contract(config: ModelConfig, weights: str, precision: Precision, io: Io) -> Mapping[str, str]:
     versions = {"wdsr-edge": __version__, "torch": str(torch.__version__), "onnx": onnx.__version__}
     values = {
         "format_version": 1,
@@ -64,7 +64,7 @@ def _contract(folded: EDSR | WDSR, precision: Precision, io: Io) -> Mapping[str,
         "color_order": "rgb",
         "scale": config.scale,
         "halo": config.halo,
-        "weights_sha256": weights_hash(folded),
+        "weights_sha256": weights,
         "versions": versions,
     }
     return {f"{METADATA_PREFIX}{key}": json.dumps(value, sort_keys=True) for key, value in values.items()}

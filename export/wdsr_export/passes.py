@@ -8,7 +8,7 @@ do not recognise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -41,12 +41,13 @@ def uint8_io(model: ir.Model) -> Saving:
     """
     graph = model.graph
     (lr,), (sr,) = graph.inputs, graph.outputs
-    assert lr.shape is not None and sr.shape is not None
-    (n, _, h, w), (_, _, big_h, big_w) = lr.shape, sr.shape
+    assert lr.shape is not None
+    assert sr.shape is not None
+    (n, _, h, w), (_, _, big_h, big_w) = ir.Shape(lr.shape).dims, ir.Shape(sr.shape).dims
     before = graph.num_nodes()
     users = [(use.node, use.idx) for use in lr.uses()]
     first, body = next(iter(graph)), Builder(graph)
-    frame = ir.val("lr", ir.DataType.UINT8, [n, h, w, 3])
+    frame = ir.val("lr", ir.DataType.UINT8, ir.Shape([n, h, w, 3]))
     graph.inputs[0] = frame
     lr.name, sr.name = "lr_planar", "sr_planar"
     cast = body.node("Cast", "lr_float", [frame], to=ir.DataType.FLOAT)
@@ -93,7 +94,7 @@ def fold_input_affine(model: ir.Model) -> Saving:
     centred = ir.val("lr_centred", ir.DataType.FLOAT)
     graph.insert_before(chain[0], ir.node("Sub", [start, centre], outputs=[centred], name="lr_centred"))
     for conv in convs:
-        _edit_constant(conv, 1, lambda weight: weight * factor.reshape(1, 3, 1, 1))
+        _set_array(conv, 1, _array(conv, 1) * factor.reshape(1, 3, 1, 1))
         conv.replace_input_with(0, centred)
     _remove(graph, chain)
     saved = before - graph.num_nodes()
@@ -125,8 +126,8 @@ def fold_output_affine(model: ir.Model) -> Saving:
         return Saving("fold_output_affine", 0, "not a sum of convolutions: left alone")
     for i, (conv, repeat) in enumerate(convs):
         wide, offset = np.repeat(factor, repeat), np.repeat(shift, repeat) * (i == 0)
-        _edit_constant(conv, 1, lambda weight, wide=wide: weight * wide.reshape(-1, 1, 1, 1))
-        _edit_constant(conv, 2, lambda bias, wide=wide, offset=offset: bias * wide + offset)
+        _set_array(conv, 1, _array(conv, 1) * wide.reshape(-1, 1, 1, 1))
+        _set_array(conv, 2, _array(conv, 2) * wide + offset)
     _rewire(graph, end, tail.outputs[0])
     _remove(graph, chain)
     saved = before - graph.num_nodes()
@@ -148,9 +149,9 @@ def pad_channels(model: ir.Model, multiple: int = 8) -> Saving:
         groups = conv.attributes.get_int("group", 1), user.attributes.get_int("group", 1)
         if not extra or groups != (1, 1):
             continue
-        _edit_constant(conv, 1, lambda weight, extra=extra: np.pad(weight, ((0, extra), (0, 0), (0, 0), (0, 0))))
-        _edit_constant(conv, 2, lambda bias, extra=extra: np.pad(bias, (0, extra)))
-        _edit_constant(user, 1, lambda weight, extra=extra: np.pad(weight, ((0, 0), (0, extra), (0, 0), (0, 0))))
+        _set_array(conv, 1, np.pad(_array(conv, 1), ((0, extra), (0, 0), (0, 0), (0, 0))))
+        _set_array(conv, 2, np.pad(_array(conv, 2), (0, extra)))
+        _set_array(user, 1, np.pad(_array(user, 1), ((0, 0), (0, extra), (0, 0), (0, 0))))
         added.append(f"{width}->{width + extra}")
     return Saving("pad_channels", 0, f"{len(added)} widths padded ({', '.join(sorted(set(added))) or 'none was odd'})")
 
@@ -182,7 +183,7 @@ def shuffle_in_nhwc(model: ir.Model) -> Saving:
     order = np.arange(3 * s * s).reshape(3, s, s).transpose(1, 2, 0).reshape(-1)
     for conv, _ in convs:
         for index in (1, 2):
-            _edit_constant(conv, index, lambda array: array[order])
+            _set_array(conv, index, _array(conv, index)[order])
     summed = shuffle.inputs[0]
     assert summed is not None
     add = Builder(graph)
@@ -208,7 +209,7 @@ FLOAT_PASSES: tuple[Pass, ...] = (fold_input_affine, fold_output_affine, pad_cha
 
 
 def _only_user(value: ir.Value) -> ir.Node | None:
-    uses = value.uses()
+    uses = tuple(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
@@ -218,7 +219,7 @@ def _is_used_once(value: ir.Value) -> bool:
 
 
 def _channel_constant(node: ir.Node) -> Array | None:
-    """The constant of ``node`` as three values, if it adds, subtracts, multiplies or divides by one for each channel."""
+    """The constant that ``node`` adds, subtracts, multiplies or divides by, one for each of three channels."""
     if node.op_type not in ("Add", "Sub", "Mul", "Div"):
         return None
     for index in (1, 0) if node.op_type in ("Add", "Mul") else (1,):
@@ -263,19 +264,23 @@ def _source(node: ir.Node) -> ir.Node:
     return source
 
 
-def _array(node: ir.Node, index: int) -> NDArray[np.float32]:
+def _constant(node: ir.Node, index: int) -> tuple[ir.Value, NDArray[Any]]:
     value = node.inputs[index]
-    assert value is not None and value.const_value is not None
-    return value.const_value.numpy()
+    assert value is not None
+    assert value.const_value is not None
+    return value, value.const_value.numpy()
 
 
-def _edit_constant(node: ir.Node, index: int, edit: Callable[[Array], Array]) -> None:
-    """Replace a node's constant input by ``edit`` of it, worked out in double precision."""
-    value = node.inputs[index]
-    assert value is not None and value.const_value is not None
-    old = value.const_value.numpy()
-    tensor = ir.tensor(np.ascontiguousarray(edit(old.astype(np.float64)).astype(old.dtype)), name=value.name)
-    value.const_value, value.shape = tensor, ir.Shape(tensor.shape)
+def _array(node: ir.Node, index: int) -> Array:
+    """A node's constant input in double precision, to work on."""
+    return _constant(node, index)[1].astype(np.float64)
+
+
+def _set_array(node: ir.Node, index: int, array: Array) -> None:
+    """Replace a node's constant input, rounded to its dtype."""
+    value, old = _constant(node, index)
+    tensor = ir.tensor(np.ascontiguousarray(array.astype(old.dtype)), name=value.name)
+    value.const_value, value.shape = tensor, ir.Shape(tensor.shape.numpy())
 
 
 def _rewire(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:

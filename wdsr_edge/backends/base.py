@@ -15,5 +15,3 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds; ``run`` is not called afterwards."""
-
-

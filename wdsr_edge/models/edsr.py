@@ -39,4 +39,5 @@ class EDSR(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         head = self.head(self.normalise(x))
         y: Tensor = self.tail(self.upsampler(self.body_end(self.body(head)) + head))
-        return self.denormalise(y)
+        y = self.denormalise(y)
+        return y

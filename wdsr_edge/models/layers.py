@@ -45,7 +45,8 @@ def conv(config: ModelConfig, inputs: int, outputs: int, kernel: int, groups: in
     """A zero-padded convolution with the config's norm: weight norm on it, batch norm behind it, or none."""
     plain = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups)
     if config.norm == "weight":
-        return weight_norm(plain)
+        normed: nn.Module = weight_norm(plain)
+        return normed
     if config.norm == "batch":
         return nn.Sequential(plain, nn.BatchNorm2d(outputs))
     return plain

@@ -57,4 +57,5 @@ class WDSR(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.normalise(x)
         y: Tensor = self.shuffle(self.tail(self.body(self.head(x))) + self.skip(x))
-        return self.denormalise(y)
+        y = self.denormalise(y)
+        return y

@@ -4,9 +4,8 @@ from .._errors import require
 
 require("torch", "train")
 
+from ..evaluation import Pair, Score, evaluate, load_pairs, mean_score  # noqa: E402
 from ..resampler import resize_bicubic  # noqa: E402
-from .data import Pair, load_pairs  # noqa: E402
-from .evaluate import Score, evaluate, mean_score, torch_upscale  # noqa: E402
 from .train import Progress, TrainConfig, train  # noqa: E402
 
 __all__ = [
@@ -18,6 +17,5 @@ __all__ = [
     "load_pairs",
     "mean_score",
     "resize_bicubic",
-    "torch_upscale",
     "train",
 ]

@@ -6,21 +6,20 @@ import copy
 import dataclasses
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .._errors import CheckpointError, InputError
 from .._files import replacing
 from ..config import ModelConfig
-from ..models import EDSR, WDSR, build, save_checkpoint
-from .data import Pair, random_patches
-from .evaluate import evaluate, mean_score, torch_upscale
+from ..evaluation import Pair, evaluate, mean_score
+from ..models import EDSR, WDSR, build, reference, save_checkpoint
+from .data import random_patches
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,9 @@ def train(
     on_step: Callable[[int], None] = lambda step: None,
     on_validation: Callable[[Progress], None] = lambda progress: None,
 ) -> EDSR | WDSR:
-    """Train from scratch, or go on from ``output/state.pt``; returns the averaged model, also saved as last.safetensors.
+    """Train from scratch, or go on from ``output/state.pt``; returns the averaged model.
+
+    It is saved as ``last.safetensors`` at every validation.
 
     ``best.safetensors`` is the averaged model with the best validation PSNR. A resumed run draws the same patches
     as an uninterrupted one. Raises InputError if an image is smaller than a patch or the state is of another run.
@@ -111,11 +112,11 @@ def train(
     for step in range(progress.step, recipe.steps):
         loss = _step(model, average, optimiser, recipe, step, pairs)
         if not math.isfinite(loss):
-            raise InputError(f"the loss is {loss} at step {step}: lower the learning rate; {state_path} is the last good state")
+            raise InputError(f"the loss is {loss} at step {step}: lower the learning rate ({state_path} is still good)")
         losses += loss
         on_step(step + 1)
         if (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps:
-            score = mean_score(evaluate(torch_upscale(average), validation)).psnr_y
+            score = mean_score(evaluate(reference(average), validation)).psnr_y
             save_checkpoint(average, output / "last.safetensors")
             if score > progress.best:
                 save_checkpoint(average, output / "best.safetensors")
@@ -129,7 +130,11 @@ def train(
 
 
 def _step(
-    model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, recipe: TrainConfig, step: int,
+    model: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    recipe: TrainConfig,
+    step: int,
     pairs: Sequence[Pair],
 ) -> float:
     """One optimiser step and one update of the average; returns the loss in levels of 255."""
@@ -141,7 +146,7 @@ def _step(
         sr = model(lr)
     loss = (sr.float() - hr).abs().mean()
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     optimiser.step()
     # A young average follows closely, so that it never drags the random start along.
@@ -156,7 +161,11 @@ def _step(
 
 
 def _save(
-    path: Path, identity: str, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer,
+    path: Path,
+    identity: str,
+    model: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
     progress: Progress,
 ) -> None:
     state = {

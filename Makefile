@@ -1,0 +1,46 @@
+# `make deploy` and `make test` do everything on a machine that has Python 3.10 or later and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+OUT := out
+
+.PHONY: deploy test test-all benchmark lint types package ci clean
+
+deploy: $(VENV)/installed-deploy
+	$(BIN)/wdsr-edge deploy wdsr-b-3x32-x2 --output $(OUT)/wdsr-b-3x32-x2
+	$(BIN)/wdsr-edge upscale wdsr_edge/photos/coffee.png --model $(OUT)/wdsr-b-3x32-x2 --output $(OUT)/coffee_x2.png
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+benchmark: $(VENV)/installed-dev
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-sort=name --benchmark-columns=min,median,max,rounds
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/python -m mypy
+
+package: $(VENV)/installed-dev
+	$(BIN)/python tests/packaging/check_wheel.py
+
+ci: test-all lint types package
+
+clean:
+	rm -rf $(VENV) $(OUT) dist build
+
+$(VENV)/installed-deploy: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable '.[export,onnxruntime]'
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,104 @@
+"""``deploy``: from a trained network to a bundle that is verified and timed."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from wdsr_edge._version import __version__
+from wdsr_edge.backends import open_session, resolve
+from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, WEIGHTS, Bundle, onnx_name, write_bundle
+from wdsr_edge.models import EDSR, WDSR, fold, reference, save_checkpoint
+from wdsr_edge.samples import frame_of_size, golden_frame
+from wdsr_edge.super_resolver import SuperResolver
+from wdsr_edge.timing import Latency, measure
+
+from .graph import weights_hash
+from .onnx_file import export_onnx
+from .parity import Parity, check_parity
+from .passes import Saving
+
+Rgb = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What ``deploy`` found."""
+
+    bundle: Bundle | None
+    """The bundle it wrote; None if a precision failed its gate."""
+    backend: str
+    """The engine that ran the graphs."""
+    parity: Parity
+    """FP32 graph against the PyTorch reference."""
+    latency: Mapping[tuple[int, int], Latency]
+    """LR height and width to host-to-host latency."""
+    savings: Sequence[Saving]
+    """What each graph pass saved."""
+
+
+def deploy(
+    model: EDSR | WDSR,
+    output: str | os.PathLike[str],
+    frames: Mapping[str, Rgb],
+    *,
+    sizes: Sequence[tuple[int, int]] = ((270, 480), (360, 640), (540, 960)),
+    seconds: float = 2.0,
+    details: Mapping[str, Any] | None = None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Deployment:
+    """Fold and export ``model``, prove parity on ``frames`` (uint8 HWC RGB), time it, and write the bundle.
+
+    ``sizes`` (LR height, width) are timed for ``seconds`` each. ``details`` (how it was trained, its figures) go into
+    the manifest. Nothing is written if parity fails: the result then holds the diagnosis. Raises WdsrError otherwise.
+    """
+    backend = resolve("auto")
+    with tempfile.TemporaryDirectory() as folder:
+        on_stage("fold and export")
+        scratch = Path(folder)
+        savings = export_onnx(model, scratch / onnx_name("fp32"))
+        export_onnx(model, scratch / onnx_name("fp32", "float32"), io="float32")
+        save_checkpoint(model, scratch / WEIGHTS)
+        files = {path.name: path.read_bytes() for path in scratch.iterdir()}
+    floats = files[onnx_name("fp32", "float32")]
+    with SuperResolver(
+        open_session(backend, files[onnx_name("fp32")]),
+        model.config,
+        open_float_session=lambda: open_session(backend, floats),
+        backend=backend,
+    ) as sr:
+        on_stage("verify")
+        parity = check_parity(model, sr, frames, "fp32")
+        if not parity.passed:
+            return Deployment(None, backend, parity, {}, savings)
+        on_stage("benchmark")
+        latency = {size: measure(partial(sr, frame_of_size(*size)), seconds=seconds) for size in sizes}
+    on_stage("write")
+    lr = golden_frame()
+    files |= {GOLDEN_LR: _png(lr), GOLDEN_SR: _png(reference(model)(lr))}
+    manifest = {
+        "weights_sha256": weights_hash(fold(model)),
+        "parity": {"fp32": {"against": "PyTorch reference", "images": sorted(frames), **parity.total._asdict()}},
+        "calibration": None,
+        "versions": {"wdsr-edge": __version__, "torch": str(torch.__version__), "onnx": onnx.__version__},
+        **(details or {}),
+    }
+    return Deployment(write_bundle(output, model.config, files, manifest), backend, parity, latency, savings)
+
+
+def _png(image: Rgb) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

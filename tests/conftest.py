@@ -1,0 +1,51 @@
+"""Fixtures that several test files share. Kept free of torch: each test file imports what it needs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Small networks are slower on two threads than on one; a machine that sets its own number keeps it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+settings.register_profile(
+    "wdsr-edge", deadline=None, max_examples=30, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("wdsr-edge")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The images that lie beside the project, where there are any."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/data beside the repository: the standard images are not distributed with it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete bundle of a small random network, made by ``deploy``."""
+    import torch
+
+    from wdsr_edge.models import ModelConfig, build
+    from wdsr_edge.samples import golden_frame
+    from wdsr_export import deploy
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("bundle") / "wdsr-b-1x8-x2"
+    model = build(ModelConfig.from_name("wdsr-b-1x8-x2"))
+    deployment = deploy(model, path, {"golden": golden_frame()}, sizes=((16, 24),), seconds=0.01)
+    assert deployment.bundle is not None
+    return path

@@ -1,0 +1,5 @@
+"""The ``wdsr-edge`` command."""
+
+from .app import main
+
+__all__ = ["main"]

@@ -1,0 +1,68 @@
+"""The one command: its options, its exit codes, its errors."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .._errors import WdsrError
+from .._version import __version__
+from . import benchmark, deploy, doctor, evaluate, export, models, train, upscale, verify
+from .output import say
+
+app = typer.Typer(
+    name="wdsr-edge",
+    help="Take a WDSR super-resolution network from training to a camera: export, verify, time, run.",
+    invoke_without_command=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0 done, 1 ran but a check failed, 2 bad input or a missing engine.",
+)
+for command in (models, deploy, upscale, verify, benchmark, doctor, export, train, evaluate):
+    app.command(name=command.__name__.rpartition(".")[2])(command.run)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main() -> None:
+    """Entry point. Ends with exit code 0, 1 (a check failed) or 2 (bad input, one line on stderr)."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except (KeyboardInterrupt, typer.Abort):
+        say("interrupted")
+        sys.exit(130)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.exit(report(error))
+
+
+def report(error: Exception) -> int:
+    """Print an error of the caller's as one line on stderr and return its exit code; raise what is a bug of ours."""
+    if isinstance(error, (WdsrError, OSError, MemoryError)):
+        text = str(error) or type(error).__name__
+    elif hasattr(error, "format_message"):  # a usage error of Typer, whose classes are private
+        text = f"{error.format_message()} Try 'wdsr-edge --help'."
+    else:
+        raise error
+    say(f"wdsr-edge: {' '.join(text.split())}")
+    return 2

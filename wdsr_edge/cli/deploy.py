@@ -1,0 +1,111 @@
+"""``wdsr-edge deploy``, the main job."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .._errors import InputError
+from .output import JsonFlag, ModelArgument, decibels, print_json, print_table, say
+from .sizes import parse_size
+
+if TYPE_CHECKING:
+    from wdsr_export import Deployment
+
+    from ..config import ModelConfig
+
+
+def run(
+    model: ModelArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Bundle directory; default: the model's name.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Photo or folder to verify on; default: the shipped ones.")
+    ] = None,
+    size: Annotated[list[str] | None, typer.Option(help="LR frame to time, WIDTHxHEIGHT; may be repeated.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, max=3600.0, help="Time for each size.")] = 2.0,
+    card: Annotated[Path | None, typer.Option(help="JSON object for the manifest: training, figures, licence.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Fold, export, verify against PyTorch, time, and write the bundle; one table says how it went."""
+    from wdsr_export import deploy, load_model
+
+    from ..images import list_images, read_rgb
+    from ..samples import sample_frames
+
+    network = load_model(model)
+    target = output or Path(network.config.name)
+    frames = sample_frames() if images is None else {path.name: read_rgb(path) for path in list_images(images)}
+    found = deploy(
+        network,
+        target,
+        frames,
+        sizes=[parse_size(text) for text in size or ("480x270", "640x360", "960x540")],
+        seconds=seconds,
+        details=_read_card(card) if card else _card_of(model),
+        on_stage=lambda stage: say(f"{network.config.name}: {stage}"),
+    )
+    parity = found.parity
+    if json:
+        latency = [{"height": h, "width": w, **dataclasses.asdict(timed)} for (h, w), timed in found.latency.items()]
+        print_json(
+            {
+                "model": network.config.name,
+                "bundle": None if found.bundle is None else str(found.bundle.path),
+                "backend": found.backend,
+                "parity": {"fp32": {"passed": parity.passed, "diagnosis": parity.diagnosis, **parity.total._asdict()}},
+                "latency": {"fp32": latency},
+                "passes": [saving._asdict() for saving in found.savings],
+                "not_built_yet": ["fp16", "int8", "tensorrt"],
+            }
+        )
+    else:
+        _print_report(network.config, found)
+    if found.bundle is None:
+        say(f"parity failed, nothing was written: {parity.diagnosis}")
+        raise typer.Exit(1)
+    say(f"wrote {found.bundle.path}")
+
+
+def _print_report(config: ModelConfig, found: Deployment) -> None:
+    total = found.parity.total
+    header = ["engine", "PSNR to PyTorch", "max levels"]
+    row = [f"{found.backend} FP32", decibels(total.psnr_db), str(total.max_levels)]
+    for (h, w), latency in found.latency.items():
+        header.append(f"{w}x{h}")
+        row.append(f"{latency.p50_ms:.1f} ({latency.p99_ms:.1f}) ms")
+    later = [
+        [engine, *["not built yet"] * (len(row) - 1)]
+        for engine in ("onnxruntime INT8", "TensorRT FP16", "TensorRT INT8")
+    ]
+    title = f"{config.name}: {config.parameters:,} parameters, {config.macs:,} MACs/LR pixel; frame times are p50 (p99)"
+    print_table(title, header, [row, *later])
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json_module.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(card, dict) or not card.keys() <= set(CARD_KEYS):
+        raise InputError(f"{path}: expected an object with some of {', '.join(CARD_KEYS)}")
+    return card
+
+
+def _card_of(model: str) -> dict[str, Any]:
+    """What the bundle that a model came from says of its training, so that deploying it again keeps that."""
+    from ..bundle import Bundle
+    from ..loading import find_bundle
+
+    if model.endswith(".safetensors") or Path(model).is_file():
+        return {}
+    manifest = Bundle.load(find_bundle(model)).manifest
+    return {key: manifest[key] for key in CARD_KEYS if key in manifest}
+
+
+CARD_KEYS = ("training", "figures", "licence")

@@ -1,0 +1,15 @@
+"""Frame sizes on the command line."""
+
+from __future__ import annotations
+
+import re
+
+from .._errors import InputError
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``WIDTHxHEIGHT`` as (height, width)."""
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if match is None:
+        raise InputError(f"{text!r} is no frame size: expected WIDTHxHEIGHT in LR pixels, such as 480x270")
+    return int(match[2]), int(match[1])

@@ -1,0 +1,89 @@
+"""``wdsr-edge verify``."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .output import JsonFlag, ModelArgument, decibels, print_json, print_table, say
+
+
+def run(
+    model: ModelArgument = "wdsr-b-3x32-x2",
+    images: Annotated[
+        Path | None, typer.Option(help="Photo or folder to compare on; default: the shipped ones.")
+    ] = None,
+    onnx: Annotated[Path | None, typer.Option(help="Check this ONNX file instead of the bundle's own graphs.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Prove parity: every ONNX precision against the PyTorch reference, in dB and levels; diagnose a failure.
+
+    Without PyTorch a bundle is checked against its golden frame, which the reference made.
+    """
+    if importlib.util.find_spec("torch") is None:
+        reports = _against_golden(model)
+    else:
+        reports = _against_torch(model, images, onnx)
+    passed = all(report["passed"] for report in reports)
+    if json:
+        print_json({"model": model, "passed": passed, "precisions": reports})
+    else:
+        for report in reports:
+            rows = [
+                (name, decibels(d["psnr_db"]), str(d["max_levels"]), f"{d['share_off']:.4%}")
+                for name, d in (*report["images"].items(), ("all", report["total"]))
+            ]
+            title = f"{report['precision']} against {report['against']}: {'passed' if report['passed'] else 'FAILED'}"
+            print_table(title, ("image", "PSNR", "max levels", "values off"), rows)
+            if report["diagnosis"]:
+                say(f"{report['precision']}: {report['diagnosis']}")
+    raise typer.Exit(0 if passed else 1)
+
+
+def _against_torch(model: str, images: Path | None, onnx: Path | None) -> list[dict[str, Any]]:
+    from wdsr_export import load_model, verify
+
+    from ..images import list_images, read_rgb
+    from ..samples import sample_frames
+
+    frames = sample_frames() if images is None else {path.name: read_rgb(path) for path in list_images(images)}
+    found = verify(load_model(model), model if onnx is None else onnx, frames)
+    return [
+        {
+            "precision": parity.precision,
+            "against": "the PyTorch reference",
+            "passed": parity.passed,
+            "images": {name: difference._asdict() for name, difference in parity.images.items()},
+            "total": parity.total._asdict(),
+            "diagnosis": parity.diagnosis,
+            "tried_db": parity.tried,
+        }
+        for parity in found
+    ]
+
+
+def _against_golden(model: str) -> list[dict[str, Any]]:
+    from .. import Bundle, load
+    from ..loading import find_bundle
+    from ..metrics import difference
+
+    bundle = Bundle.load(find_bundle(model))
+    lr, expected = bundle.golden()
+    reports = []
+    for precision in bundle.precisions:
+        with load(bundle.path, precision=precision) as sr:
+            found = difference(sr(lr), expected)
+        reports.append(
+            {
+                "precision": precision,
+                "against": "the golden frame (install the export extra to compare with PyTorch)",
+                "passed": found.max_levels <= 1 and found.share_off <= 0.001,
+                "images": {"golden": found._asdict()},
+                "total": found._asdict(),
+                "diagnosis": "",
+            }
+        )
+    return reports

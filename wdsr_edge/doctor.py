@@ -1,0 +1,117 @@
+"""What this machine has, found by trying it, and what to install."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ._version import __version__
+from .backends import BUILT
+from .bundle import Bundle
+from .loading import find_bundle, zoo_names
+
+_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
+
+
+def examine() -> dict[str, Any]:
+    """A JSON-ready report: versions, CPU, memory, board or GPU, engines, and advice in plain words."""
+    engines = {name: _engine(name) for name in ("onnxruntime", "tensorrt", "tensorrt_rtx", "openvino")}
+    report = {
+        "wdsr-edge": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "board": _text("/proc/device-tree/model"),
+        "gpus": _gpus(),
+        "engines": engines,
+        "onnxruntime_providers": _providers() if engines["onnxruntime"] else {},
+        "packages": {name: _version(name) for name in ("numpy", "pillow", "pyvips", "torch", "onnx")},
+        "models": zoo_names(),
+    }
+    return {**report, "advice": _advice(report)}
+
+
+def _cpu() -> dict[str, Any]:
+    lines = (_text("/proc/cpuinfo") or "").splitlines()
+    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = set(values.get("flags", values.get("Features", "")).split())
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "model": values.get("model name") or platform.processor() or platform.machine(),
+        "cores": usable,
+        "features": [feature for feature in _FEATURES if feature in flags],
+    }
+
+
+def _text(path: str) -> str | None:
+    try:
+        return Path(path).read_text(errors="replace").strip("\0\n ")
+    except OSError:
+        return None
+
+
+def _gpus() -> list[str]:
+    """Names as nvidia-smi has them; empty without it or without a GPU."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return found.stdout.strip().splitlines()
+
+
+def _engine(module: str) -> str | None:
+    """Version of an installed engine, None if it is not there."""
+    if importlib.util.find_spec(module) is None:
+        return None
+    names = importlib.metadata.packages_distributions().get(module, [])
+    return f"{names[0]} {_version(names[0])}" if names else "installed, of unknown version"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _providers() -> dict[str, str]:
+    """ONNX Runtime's providers: ``works``, or why not. A listed provider may still fall back to the CPU."""
+    import onnxruntime as ort
+
+    names = zoo_names()
+    if not names:
+        return {}
+    graph = Bundle.load(find_bundle(names[0])).onnx("fp32")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    found = {}
+    for provider in ort.get_available_providers():
+        try:
+            session = ort.InferenceSession(graph, options, providers=[provider])
+            found[provider] = "works" if provider in session.get_providers() else "falls back to the CPU"
+        except Exception as error:  # its exception types are private
+            found[provider] = str(error).strip().partition("\n")[0][:200]
+    return found
+
+
+def _advice(report: dict[str, Any]) -> list[str]:
+    advice = []
+    if report["engines"]["onnxruntime"] is None:
+        advice.append("no engine that this version can use: pip install 'wdsr-edge[onnxruntime]'")
+    if report["gpus"] or "jetson" in (report["board"] or "").lower():
+        advice.append(f"a GPU is here, but this version runs {', '.join(BUILT)} on the CPU only")
+    if report["packages"]["pyvips"] is None:
+        advice.append("16-bit RGB images are refused without pyvips: pip install 'wdsr-edge[image16]'")
+    if report["packages"]["torch"] is None or report["packages"]["onnx"] is None:
+        advice.append("training, export and deploy need torch and onnx: pip install 'wdsr-edge[export]'")
+    return advice

@@ -1,0 +1,45 @@
+"""Latency, measured so that it can be believed: warmed up, host to host, with its tail."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Wall time of one call, over many."""
+
+    runs: int
+    """Calls that were timed."""
+    p50_ms: float
+    """Median."""
+    p95_ms: float
+    """95th percentile."""
+    p99_ms: float
+    """99th percentile; with fewer than 100 runs it is close to the slowest."""
+    mean_ms: float
+    """Mean."""
+    fps: float
+    """Calls a second, one after the other: 1000 / mean."""
+
+
+def measure(call: Callable[[], object], *, warmup: int = 3, seconds: float = 2.0, least: int = 10) -> Latency:
+    """Time ``call`` for ``seconds`` and at least ``least`` times, after ``warmup`` calls that do not count.
+
+    ``call`` must return only when its result is in host memory.
+    """
+    for _ in range(warmup):
+        call()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1000)
+    p50, p95, p99 = (float(value) for value in np.percentile(times, (50, 95, 99)))
+    mean = float(np.mean(times))
+    return Latency(len(times), p50, p95, p99, mean, 1000 / mean)
