@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +23,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from ._errors import InputError, WdsrError
 from ._files import replacing
-from .images16 import needs_vips, read_deep, require_pyvips, tiff_tags, write_deep
+from .images16 import append_exif, needs_vips, read_deep, require_pyvips, tiff_tags, write_deep
 
 FORMATS = {
     ".png": "PNG",
@@ -52,6 +54,9 @@ _EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 0x8769, 0x8825, 0xA005
 _EXIF_KEPT = (270, 271, 272, 305, 306, 315, 316, 33432, 18246, 18249, 40091, 40092, 40093, 40094, 40095)
 _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _PREDICTOR = 274, 282, 283, 296, 317
 _PIXEL_SIZE = (0xA002, 0xA003)
+_SIDEWAYS = (5, 6, 7, 8)
+
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +64,13 @@ class Picture:
     """An image the right way up. Change its pixels with ``dataclasses.replace``."""
 
     pixels: NDArray[Any]
-    """uint8 or uint16, [H, W] grey, [H, W, 3] RGB or [H, W, 4] RGBA with straight alpha; may be read-only."""
+    """uint8 or uint16, [H, W] grey, [H, W, 3] RGB or [H, W, 4] RGBA with straight alpha."""
     icc: bytes | None = None
     """Colour profile of the pixels; None means sRGB."""
     exif: bytes | None = None
     """EXIF block ("Exif\\0\\0II*\\0...") without orientation, thumbnail, size and resolution."""
     dpi: tuple[float, float] | None = None
-    """Horizontal and vertical resolution in pixels per inch, 1 to 65535."""
+    """Horizontal and vertical resolution in pixels per inch, above 1, at most 65535."""
     grey: bool = False
     """RGBA pixels that stand for grey with alpha, and are written as that."""
 
@@ -139,6 +144,8 @@ def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:
                 write_deep(fresh, pixels, icc=picture.icc, exif=picture.exif, dpi=dpi)
             else:
                 Image.fromarray(pixels).save(fresh, kind, **_options(kind, picture, dpi, quality))
+                if kind == "TIFF" and picture.exif:
+                    append_exif(fresh, picture.exif)
     except WdsrError:
         raise
     except (OSError, SyntaxError, ValueError, struct.error) as error:
@@ -179,6 +186,31 @@ def _read(path: Path, file: BinaryIO, max_pixels: int) -> Picture:
         _check_size(path, (tags[256], tags[257]), max_pixels)
         pixels, grey = read_deep(path, "TIFF")
         return _picture(pixels, grey, tags, {"icc_profile": tags.get(34675)})
+    if decoder in (TiffImageFile, WebPImageFile):
+        with _no_limit_of_pillow():
+            return _decoded(path, file, decoder, head, tags, max_pixels)
+    return _decoded(path, file, decoder, head, tags, max_pixels)
+
+
+@contextmanager
+def _no_limit_of_pillow() -> Iterator[None]:
+    """Two of its plugins warn and fail by ``Image.MAX_IMAGE_PIXELS`` by themselves; ``max_pixels`` is our limit."""
+    with _lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _decoded(
+    path: Path,
+    file: BinaryIO,
+    decoder: type[ImageFile],
+    head: bytes,
+    tags: Image.Exif | None,
+    max_pixels: int,
+) -> Picture:
     image = decoder(file)
     _check_size(path, image.size, max_pixels)
     pages = getattr(image, "n_frames", 1)
@@ -197,7 +229,11 @@ def _read(path: Path, file: BinaryIO, max_pixels: int) -> Picture:
     exif = Image.Exif()
     with suppress(Exception):  # a damaged EXIF block is no reason to lose the photo
         exif = image.getexif()
-    info = image.info if image.mode != "CMYK" else {**image.info, "icc_profile": None}
+    info = dict(image.info)
+    if image.mode == "CMYK":
+        info["icc_profile"] = None
+    if tags is not None and tags.get(_ORIENTATION) in _SIDEWAYS and "dpi" in info:  # Pillow turns a TIFF's pixels only
+        info["dpi"] = info["dpi"][::-1]
     return _picture(*_pixels(image, depth), exif, info)
 
 
@@ -211,22 +247,35 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
 def _pixels(image: Image.Image, depth: int) -> tuple[NDArray[Any], bool]:
     """The pixels as ``Picture`` has them, and its ``grey``."""
     if image.mode == "CMYK":
-        return np.asarray(_srgb(image)), False
+        return _array(_srgb(image)), False
     if image.mode == "LA":
-        return np.asarray(image)[..., [0, 0, 0, 1]], True
+        return _array(image)[..., [0, 0, 0, 1]], True
     if image.mode in ("1", "L") or image.mode.startswith("I"):
-        grey = np.asarray(image.convert("L") if image.mode == "1" else image)
+        grey = _array(image.convert("L") if image.mode == "1" else image)
         if grey.dtype != np.uint8:
             grey = grey.astype(np.uint16, copy=False)
         key = image.info.get("transparency")
         if not isinstance(key, int):
             return grey, False
         opaque = np.iinfo(grey.dtype).max
-        if depth < 8:
+        if image.mode == "1":
+            key = 255 if key else 0
+        elif depth in (2, 4):  # the key counts as in the file, Pillow's pixels to 255
             key *= 255 // (2**depth - 1)
         return np.dstack([grey, grey, grey, np.where(grey == key, 0, opaque).astype(grey.dtype)]), True
     mode = "RGBA" if image.has_transparency_data else "RGB"
-    return np.asarray(image if image.mode == mode else image.convert(mode)), False
+    return _array(image if image.mode == mode else image.convert(mode)), False
+
+
+def _array(image: Image.Image) -> NDArray[Any]:
+    """``numpy.asarray`` in strips: at once, Pillow would hold the pixels three times."""
+    width, height = image.size
+    first = np.asarray(image.crop((0, 0, width, 1)))
+    pixels = np.empty((height, *first.shape[1:]), first.dtype)
+    for top in range(0, height, 64):
+        bottom = min(top + 64, height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
+    return pixels
 
 
 def _srgb(image: Image.Image) -> Image.Image:
@@ -243,7 +292,7 @@ def _srgb(image: Image.Image) -> Image.Image:
 
 def _picture(pixels: NDArray[Any], grey: bool, exif: Image.Exif, info: dict[Any, Any]) -> Picture:
     orientation = exif.get(_ORIENTATION, 1)
-    if orientation in (5, 6, 7, 8):
+    if orientation in _SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
@@ -253,7 +302,7 @@ def _picture(pixels: NDArray[Any], grey: bool, exif: Image.Exif, info: dict[Any,
     if dpi is None and exif.get(_RESOLUTION_UNIT, 2) in (2, 3):
         unit = 2.54 if exif.get(_RESOLUTION_UNIT) == 3 else 1.0
         dpi = _dpi((exif.get(_X_RESOLUTION), exif.get(_Y_RESOLUTION)), unit)
-    if dpi is not None and orientation in (5, 6, 7, 8):
+    if dpi is not None and orientation in _SIDEWAYS:
         dpi = dpi[::-1]
     return Picture(np.ascontiguousarray(pixels), info.get("icc_profile") or None, _kept_exif(exif), dpi, grey)
 
@@ -264,7 +313,7 @@ def _dpi(dpi: Any, unit: float = 1.0) -> tuple[float, float] | None:
         x, y = (float(value) * unit for value in dpi)
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    return (x, y) if 1 <= x <= 65535 and 1 <= y <= 65535 else None
+    return (x, y) if 1 < x <= 65535 and 1 < y <= 65535 else None  # 1 is TIFF's way to say nothing
 
 
 def _kept_exif(exif: Image.Exif) -> bytes | None:
@@ -295,12 +344,13 @@ def _grey_alpha(pixels: NDArray[Any]) -> NDArray[Any]:
 
 def _options(kind: str, picture: Picture, dpi: tuple[float, float] | None, quality: int) -> dict[str, Any]:
     """Arguments of Pillow's save."""
-    options: dict[str, Any] = {} if dpi is None else {"dpi": dpi}
     if kind == "BMP":
-        return options
+        return {"dpi": dpi or (0, 0)}
+    options: dict[str, Any] = {"icc_profile": picture.icc} | ({} if dpi is None else {"dpi": dpi})
+    if kind == "TIFF":  # Pillow cannot write EXIF into a compressed one
+        return options | {"compression": "tiff_adobe_deflate", "tiffinfo": {_PREDICTOR: 2}}
     exif = Image.Exif()
     exif.load(picture.exif or b"")
-    options["icc_profile"] = picture.icc
     if kind == "JPEG":
         options.update(quality=quality, subsampling=0)
     elif kind == "WebP":
@@ -309,10 +359,6 @@ def _options(kind: str, picture: Picture, dpi: tuple[float, float] | None, quali
             exif[_X_RESOLUTION], exif[_Y_RESOLUTION], exif[_RESOLUTION_UNIT] = *dpi, 2
         if picture.icc is not None and picture.icc[16:20] == b"GRAY":  # WebP is RGB, whatever the picture was
             options["icc_profile"] = None
-    elif kind == "TIFF":
-        exif[_PREDICTOR] = 2
-        options.update(compression="tiff_adobe_deflate", exif=exif)
-        return options
     data = exif.tobytes() if exif else b""
     if data and (kind != "JPEG" or len(data) <= 65533):
         options["exif"] = data

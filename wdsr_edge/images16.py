@@ -27,7 +27,7 @@ def require_pyvips(path: Path) -> ModuleType:
 
 
 def tiff_tags(path: Path, file: BinaryIO, head: bytes) -> Image.Exif:
-    """All tags of the first page of a TIFF with these first 16 bytes; Pillow's own reader fails on some that vips reads.
+    """All tags of the first page of the TIFF whose first bytes are ``head``; Pillow's own reader fails on some.
 
     Raises InputError for samples that are not 1, 2, 4, 8 or 16 unsigned bits, LAB, and 16-bit CMYK.
     """
@@ -97,31 +97,33 @@ def write_deep(
     height, width, bands = pixels.shape
     image = vips.Image.new_from_memory(pixels.data.cast("B"), width, height, bands, "ushort")
     image = image.copy(interpretation="grey16" if bands == 2 else "rgb16")
-    if dpi is not None:
-        image = image.copy(xres=dpi[0] / 25.4, yres=dpi[1] / 25.4)
-    blobs = {"icc-profile-data": icc, "exif-data": exif}
-    for name, data in blobs.items():
+    x, y = dpi or (0, 0)  # its own default would be written as 25.4
+    image = image.copy(xres=x / 25.4, yres=y / 25.4)
+    for name, data in {"icc-profile-data": icc, "exif-data": exif}.items():
         if data:
             image.set_type(vips.GValue.blob_type, name, data)
     try:
         if path.suffix.lower() == ".png":
-            image.pngsave(str(path), bitdepth=16, filter="sub")
+            image.pngsave(str(path), bitdepth=16, filter="sub", keep="all" if exif else "icc")  # or it makes up EXIF
         else:
             image.tiffsave(str(path), compression="deflate", predictor="horizontal", resunit="inch")
     except vips.Error as error:
         raise OSError(" ".join(str(error).split())) from error
     if exif and path.suffix.lower() != ".png":
-        _append_exif(path, exif)
+        append_exif(path, exif)
 
 
-def _append_exif(path: Path, exif: bytes) -> None:
-    """Give a TIFF the tags of ``exif``, which vips leaves out: a new first directory at the end of the file."""
+def append_exif(path: Path, exif: bytes) -> None:
+    """Give a TIFF the tags of ``exif``, which neither vips nor Pillow writes: a new first directory at its end.
+
+    Nothing is done to a big-endian TIFF, which they write on a big-endian machine only.
+    """
     tags = Image.Exif()
     tags.load(exif)
     tags.endian = "<"
     with open(path, "r+b") as file:
         head = file.read(8)
-        if head[:4] != b"II*\0":  # vips writes the byte order of the machine
+        if head[:4] != b"II*\0":
             return
         file.seek(struct.unpack("<L", head[4:])[0])
         own = _entries(file.read(2 + 12 * 0xFFFF))

@@ -145,7 +145,7 @@ class SuperResolver:
             self._float_session = self._open_float_session()
         top = np.float32(65535 if window.dtype == np.uint16 else 1)
         planar = np.ascontiguousarray(window.transpose(2, 0, 1)[None], np.float32) / top
-        packed = self._float_session.run(planar)[0].transpose(1, 2, 0).clip(0, 1)
+        packed: Frame = self._float_session.run(planar)[0].transpose(1, 2, 0).clip(0, 1)
         return np.rint(packed * top).astype(np.uint16) if window.dtype == np.uint16 else packed
 
     def _grey(self, frame: Frame) -> Frame:

@@ -2,6 +2,44 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
 
-def run() -> None:
-    """Enlarge image files."""
+import typer
+
+from .output import JsonFlag, print_json, progress_bar, say
+
+
+def run(
+    inputs: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File or folder; default: NAME_xSCALE.")] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="A zoo name or a bundle directory.")] = "wdsr-b-3x32-x2",
+    format: Annotated[str, typer.Option(help="png, jpg, webp, bmp or tif; default: as each input.")] = "",
+    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG and WebP quality.")] = 95,
+    tile: Annotated[int, typer.Option(min=0, help="Core edge of a tile in LR pixels; 0 is automatic.")] = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Enlarge image files; colour profile, EXIF, transparency and 16 bits are kept.
+
+    A broken file among several is reported at the end and the rest is done (exit 1).
+    """
+    from .. import InputError, load
+    from ..upscale import plan, upscale_files
+
+    with load(model, tile=tile or "auto") as sr:
+        jobs = plan(inputs, output, sr.scale, suffix=f".{format.lstrip('.')}" if format else "")
+        with progress_bar() as bar:
+            done = list(bar.track(upscale_files(sr, jobs, quality=quality), len(jobs), description="upscale"))
+    failed = [entry for entry in done if entry.error]
+    if failed and len(jobs) == 1:
+        raise InputError(failed[0].error)
+    if json:
+        print_json([{"source": str(d.job.source), "target": str(d.job.target), "error": d.error} for d in done])
+    for entry in done:
+        if not entry.error:
+            say(f"wrote {entry.job.target}")
+    for entry in failed:
+        say(f"failed: {entry.error}")
+    if failed:
+        say(f"{len(failed)} of {len(jobs)} images failed")
+        raise typer.Exit(1)

@@ -1,0 +1,216 @@
+"""Every command through the real entry point: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wdsr_edge import samples
+
+ROOT = Path(__file__).parents[3]
+MODEL = "wdsr-b-3x32-x2"
+PHOTO = samples.PHOTOS / "chelsea.png"
+
+
+def wdsr_edge(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "wdsr_edge", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def document(done: subprocess.CompletedProcess[str]) -> Any:
+    """The one JSON document on stdout."""
+    return json.loads(done.stdout)
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 2, one line on stderr with ``words``, nothing on stdout, no traceback."""
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("wdsr-edge: ")
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.fixture
+def small_photo(tmp_path: Path) -> Path:
+    path = tmp_path / "small.png"
+    Image.fromarray(samples.golden_frame()).save(path)
+    return path
+
+
+def test_help_names_every_command() -> None:
+    done = wdsr_edge()
+    assert done.returncode == 0
+    for command in ("models", "deploy", "upscale", "verify", "benchmark", "doctor", "export", "train", "evaluate"):
+        assert command in done.stdout
+        shown = wdsr_edge(command, "--help") if command == "upscale" else done
+        assert shown.returncode == 0
+
+
+def test_version() -> None:
+    done = wdsr_edge("--version")
+    assert (done.returncode, done.stdout.count(".")) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nonsense"], ["nonsense"]),
+        (["models", "wdsr-c-3x32-x2"], ["wdsr-c-3x32-x2", "ARCH-BLOCKSxCHANNELS-xSCALE"]),
+        (["models", "--depth"], ["--depth"]),
+        (["benchmark", "no-such-model"], ["no-such-model", MODEL]),
+        (["benchmark", MODEL, "--size", "480"], ["480", "WIDTHxHEIGHT"]),
+        (["upscale"], ["IMAGE"]),
+        (["upscale", "missing.png"], ["missing.png"]),
+        (["upscale", str(PHOTO), "--model", "/no/such/bundle"], ["/no/such/bundle"]),
+        (["upscale", str(samples.PHOTOS)], ["--output"]),
+        (["upscale", str(PHOTO), "--format", "gif"], ["gif"]),
+        (["upscale", str(PHOTO), "-o", "x.exe/"], ["x.exe"]),
+        (["deploy", "missing.safetensors"], ["missing.safetensors"]),
+        (["deploy", str(PHOTO)], ["safetensors"]),
+        (["verify", MODEL, "--images", "missing"], ["missing"]),
+        (["verify", MODEL, "--onnx", str(PHOTO)], ["chelsea.png"]),
+        (["export", MODEL, "-o", "x.onnx", "--io", "int4"], ["int4"]),
+        (["evaluate", MODEL, "missing"], ["missing"]),
+        (["train", "wdsr-b-3x32-x2", "--data", "missing", "--validation", "x", "-o", "y"], ["missing"]),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    if "x.exe/" in arguments:
+        (tmp_path / "x.exe").write_text("in the way")
+    refused(wdsr_edge(*arguments, cwd=tmp_path), *words)
+    assert {path.name for path in tmp_path.iterdir()} <= {"x.exe"}
+
+
+def test_debug_shows_the_traceback() -> None:
+    assert "Traceback" in wdsr_edge("--debug", "models", "nonsense").stderr
+
+
+def test_models_lists_published_counts() -> None:
+    entries = {entry["name"]: entry for entry in document(wdsr_edge("models", "--json"))}
+    assert entries["wdsr-b-8x32-x4"]["parameters"] == 165_560
+    assert entries["edsr-8x64-x4"]["halo"] == 20
+    assert entries[MODEL]["shipped"]
+    table = wdsr_edge("models", MODEL)
+    assert "60,455" in table.stdout
+    assert table.stderr == ""
+
+
+def test_upscale_a_photo(tmp_path: Path) -> None:
+    target = tmp_path / "made" / "big.png"
+    done = wdsr_edge("upscale", PHOTO, "-o", target)
+    assert done.returncode == 0, done.stderr
+    with Image.open(target) as big, Image.open(PHOTO) as small:
+        assert big.size == (902, 600)
+        shrunk = np.asarray(big.resize(small.size, Image.Resampling.BOX), np.int16)
+        assert np.abs(shrunk - np.asarray(small)).mean() < 3
+
+
+def test_upscale_goes_beside_the_input_by_default(small_photo: Path) -> None:
+    assert wdsr_edge("upscale", small_photo).returncode == 0
+    with Image.open(small_photo.with_name("small_x2.png")) as big:
+        assert big.size == (256, 192)
+
+
+def test_upscale_folder_with_a_broken_file(small_photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    (tmp_path / "notes.txt").write_text("not an image")
+    done = wdsr_edge("upscale", tmp_path, "-o", tmp_path / "out", "--json")
+    assert done.returncode == 1
+    entries = {Path(entry["source"]).name: entry["error"] for entry in document(done)}
+    assert entries["small.png"] == ""
+    assert "broken.jpg" in entries["broken.jpg"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["small.png"]
+
+
+def test_upscale_never_overwrites_an_input(small_photo: Path) -> None:
+    before = small_photo.read_bytes()
+    refused(wdsr_edge("upscale", small_photo, "-o", small_photo), "small.png")
+    refused(wdsr_edge("upscale", small_photo, "-o", small_photo.parent), "small.png")
+    assert small_photo.read_bytes() == before
+
+
+def test_two_inputs_for_one_output(small_photo: Path) -> None:
+    with Image.open(small_photo) as image:
+        image.save(small_photo.with_suffix(".bmp"))
+    target = small_photo.parent / "out"
+    refused(wdsr_edge("upscale", small_photo.parent, "-o", target, "--format", "png"), "small.bmp", "rename")
+    assert not target.exists()
+
+
+def test_verify_passes_and_names_a_wrong_graph(tmp_path: Path, small_photo: Path) -> None:
+    assert document(wdsr_edge("verify", MODEL, "--json"))["passed"]
+    graph = tmp_path / "x4.onnx"
+    assert wdsr_edge("export", MODEL, "-o", graph).returncode == 0
+    report = wdsr_edge("verify", MODEL, "--onnx", graph, "--images", small_photo)
+    assert report.returncode == 0
+    assert "passed" in report.stdout
+
+
+def test_deploy_makes_a_bundle_that_runs(tmp_path: Path, small_photo: Path) -> None:
+    bundle = tmp_path / "bundle"
+    done = wdsr_edge(
+        "deploy", MODEL, "-o", bundle, "--size", "64x48", "--seconds", "0", "--images", small_photo, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    report = document(done)
+    assert report["parity"]["fp32"]["max_levels"] <= 1
+    assert report["latency"]["fp32"][0]["p50_ms"] > 0
+    assert report["not_built_yet"] == ["fp16", "int8", "tensorrt"]
+    again = wdsr_edge("upscale", small_photo, "-m", bundle, "-o", tmp_path / "big.png")
+    assert again.returncode == 0, again.stderr
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert (
+        manifest["training"]
+        == json.loads((samples.PHOTOS.parent / "zoo" / MODEL / "manifest.json").read_text())["training"]
+    )
+
+
+def test_deploy_table_says_what_is_not_built(tmp_path: Path, small_photo: Path) -> None:
+    done = wdsr_edge(
+        "deploy", MODEL, "-o", tmp_path / "b", "--size", "64x48", "--seconds", "0", "--images", small_photo
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("not built yet") >= 3
+    assert "60,455 parameters" in done.stdout
+
+
+def test_benchmark_figures_are_in_order() -> None:
+    (size,) = document(wdsr_edge("benchmark", MODEL, "--size", "64x48", "--seconds", "0.2", "--json"))["sizes"]
+    assert 0 < size["p50_ms"] <= size["p95_ms"] <= size["p99_ms"]
+    assert size["runs"] >= 10
+    assert size["fps"] == pytest.approx(1000 / size["mean_ms"])
+
+
+def test_doctor_tries_the_engine() -> None:
+    report = document(wdsr_edge("doctor", "--json"))
+    assert report["onnxruntime_providers"]["CPUExecutionProvider"] == "works"
+    assert report["memory_gib"] > 0
+    assert report["cpu"]["cores"] >= 1
+    assert MODEL in report["models"]
+    assert "This machine" in wdsr_edge("doctor").stdout
+
+
+def test_evaluate_puts_bicubic_beside_it() -> None:
+    report = document(wdsr_edge("evaluate", MODEL, PHOTO, "--json"))[str(PHOTO)]
+    assert report["mean"][0]["psnr_y"] > report["bicubic"][0]["psnr_y"] + 0.5
+
+
+def test_train_and_resume(tmp_path: Path) -> None:
+    common = ["--data", samples.PHOTOS, "--validation", PHOTO, "-o", tmp_path / "run", "--batch", "2", "--patch", "8"]
+    done = wdsr_edge("train", "wdsr-b-1x8-x2", *common, "--steps", "4", "--validate-every", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [entry["step"] for entry in document(done)] == [2, 4]
+    assert (tmp_path / "run" / "last.safetensors").is_file()
+    other = wdsr_edge("train", "wdsr-b-1x8-x2", *common, "--steps", "6", "--validate-every", "2")
+    refused_lines = other.stderr.splitlines()
+    assert other.returncode == 2
+    assert "another run" in refused_lines[-1]

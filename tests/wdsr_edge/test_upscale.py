@@ -1,0 +1,132 @@
+"""Where images go, and what is kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from wdsr_edge import InputError, SuperResolver, load
+from wdsr_edge.images import Picture, read_picture, write_picture
+from wdsr_edge.samples import golden_frame
+from wdsr_edge.upscale import Job, plan, upscale_file, upscale_files
+
+
+@pytest.fixture(scope="module")
+def sr() -> Iterator[SuperResolver]:
+    with load("wdsr-b-3x32-x2") as opened:
+        yield opened
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+
+def test_plan(tmp_path: Path) -> None:
+    a, b, text = tmp_path / "in" / "a.png", tmp_path / "in" / "b.JPG", tmp_path / "in" / "c.txt"
+    touch(a, b, text)
+    out = tmp_path / "out"
+    assert plan([a], None, 2) == [Job(a, a.with_name("a_x2.png"))]
+    assert plan([a], None, 3, suffix=".webp") == [Job(a, a.with_name("a_x3.webp"))]
+    assert plan([a], tmp_path / "big.tif", 2) == [Job(a, tmp_path / "big.tif")]
+    assert plan([a.parent], out, 2) == [Job(a, out / "a.png"), Job(b, out / "b.JPG")]
+    assert plan([a, b], out, 2, suffix=".png") == [Job(a, out / "a.png"), Job(b, out / "b.png")]
+
+
+def test_plan_refuses_what_would_lose_a_file(tmp_path: Path) -> None:
+    a, twin, other = tmp_path / "a.png", tmp_path / "a.bmp", tmp_path / "x" / "a.png"
+    touch(a, twin, other)
+    with pytest.raises(InputError, match="would be lost"):
+        plan([a], a, 2)
+    (tmp_path / "link.png").symlink_to(a)
+    with pytest.raises(InputError, match="would be lost"):
+        plan([a], tmp_path / "link.png", 2)
+    with pytest.raises(InputError, match="both become"):
+        plan([a, other], tmp_path / "out", 2)
+    with pytest.raises(InputError, match="both become"):
+        plan([a, twin], tmp_path / "out", 2, suffix=".png")
+    with pytest.raises(InputError, match="more images"):
+        plan([a, twin], tmp_path / "big.png", 2)
+    with pytest.raises(InputError, match="no such file"):
+        plan([tmp_path / "none.png"], None, 2)
+
+
+HOLDS = {
+    ".png": ("L", "LA", "P", "RGB", "RGBA", "I;16"),
+    ".jpg": ("L", "RGB", "CMYK"),
+    ".webp": ("L", "RGB", "RGBA"),
+    ".bmp": ("L", "P", "RGB", "RGBA"),
+    ".tif": ("L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"),
+}
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix, modes in HOLDS.items() for mode in modes])
+def test_every_mode_that_a_format_holds(sr: SuperResolver, tmp_path: Path, mode: str, suffix: str) -> None:
+    rgb = Image.fromarray(golden_frame())
+    deep = Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257)
+    source, target = tmp_path / f"in{suffix}", tmp_path / "out.png"
+    (deep if mode == "I;16" else rgb.convert(mode)).save(source)
+    upscale_file(sr, Job(source, target))
+    before, after = read_picture(source), read_picture(target)
+    height, width = before.pixels.shape[:2]
+    assert after.pixels.shape == (2 * height, 2 * width, *before.pixels.shape[2:])
+    assert after.pixels.dtype == before.pixels.dtype
+    assert after.grey == before.grey
+    top = 65535 if after.pixels.dtype == np.uint16 else 255
+    shrunk = after.pixels.reshape(height, 2, width, 2, -1).mean((1, 3)) / top
+    assert np.abs(shrunk - before.pixels.reshape(height, width, -1) / top).mean() < 0.02
+
+
+def test_sixteen_bits_are_finer_than_eight(sr: SuperResolver, tmp_path: Path) -> None:
+    """A ramp of 512 levels over two 8-bit levels stays a ramp."""
+    ramp = np.broadcast_to(np.arange(512, dtype=np.uint16) + 30000, (16, 512))
+    source, target = tmp_path / "ramp.png", tmp_path / "big.png"
+    write_picture(source, Picture(np.dstack([ramp] * 3)))
+    upscale_file(sr, Job(source, target))
+    big = read_picture(target).pixels
+    assert big.dtype == np.uint16
+    assert len(np.unique(big[16, 100:900])) > 300
+
+
+def test_profile_and_exif_survive(sr: SuperResolver, tmp_path: Path) -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "A camera", 6
+    source, target = tmp_path / "in.jpg", tmp_path / "out.jpg"
+    Image.fromarray(golden_frame()).save(source, quality=95, icc_profile=icc, exif=exif, dpi=(300, 300))
+    upscale_file(sr, Job(source, target))
+    with Image.open(target) as big:
+        assert big.size == (192, 256)  # lying on its side before
+        assert big.info["icc_profile"] == icc
+        assert big.getexif()[0x010F] == "A camera"
+        assert big.getexif().get(0x0112, 1) == 1
+        assert big.info["dpi"] == (300, 300)
+
+
+def test_opaque_stays_opaque(sr: SuperResolver, tmp_path: Path) -> None:
+    rgba = np.dstack([golden_frame(), np.full((96, 128), 255, np.uint8)])
+    rgba[:40, :40, 3] = 0
+    source, target = tmp_path / "in.png", tmp_path / "out.png"
+    Image.fromarray(rgba).save(source)
+    upscale_file(sr, Job(source, target))
+    alpha = read_picture(target).pixels[..., 3]
+    assert (alpha[90:, 90:] == 255).all()
+    assert (alpha[:70, :70] == 0).all()
+
+
+def test_a_failure_stops_nothing_and_leaves_nothing(sr: SuperResolver, tmp_path: Path) -> None:
+    good, bad, clear = tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "clear.png"
+    Image.fromarray(golden_frame()).save(good)
+    bad.write_bytes(good.read_bytes()[:5000])
+    Image.fromarray(np.dstack([golden_frame(), golden_frame()[..., 0]])).save(clear)
+    out = tmp_path / "out"
+    done = list(upscale_files(sr, [Job(path, out / f"{path.stem}.jpg") for path in (bad, clear, good)]))
+    assert [bool(entry.error) for entry in done] == [True, True, False]
+    assert "bad.png" in done[0].error
+    assert "alpha" in done[1].error
+    assert [path.name for path in out.iterdir()] == ["good.jpg"]
