@@ -18,7 +18,7 @@ SCALES = (2, 3, 4)
 
 
 @st.composite
-def configs(draw: st.DrawFn, **fixed: Any) -> ModelConfig:
+def configs(draw: st.DrawFn, /, **fixed: Any) -> ModelConfig:
     """A small ModelConfig of any kind; ``fixed`` fields are not drawn."""
     values: dict[str, Any] = {
         "arch": draw(st.sampled_from(ARCHS)),

@@ -23,7 +23,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from ._errors import InputError, WdsrError
 from ._files import replacing
-from .images16 import append_exif, needs_vips, read_deep, require_pyvips, tiff_tags, write_deep
+from .exif import ORIENTATION, RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, append_exif, kept_exif, usable_dpi
+from .images16 import needs_vips, read_deep, require_pyvips, tiff_tags, write_deep
 
 FORMATS = {
     ".png": "PNG",
@@ -49,11 +50,7 @@ _MODES = frozenset(
     ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I;16N")
 )
 
-_EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 0x8769, 0x8825, 0xA005
-# ImageDescription, Make, Model, Software, DateTime, Artist, HostComputer, Copyright, two ratings, Windows' five.
-_EXIF_KEPT = (270, 271, 272, 305, 306, 315, 316, 33432, 18246, 18249, 40091, 40092, 40093, 40094, 40095)
-_ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _PREDICTOR = 274, 282, 283, 296, 317
-_PIXEL_SIZE = (0xA002, 0xA003)
+_PREDICTOR = 317
 _SIDEWAYS = (5, 6, 7, 8)
 
 _lock = threading.Lock()
@@ -88,12 +85,16 @@ def list_images(path: Path) -> list[Path]:
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """An image file as uint8 HWC RGB."""
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as an image ({error})") from error
+    """An image file as uint8 HWC RGB, whatever it holds: grey repeated, alpha left out, 16 bits rounded to 8.
+
+    Raises what ``read_picture`` does.
+    """
+    pixels = read_picture(path).pixels
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    return np.ascontiguousarray(pixels[..., :3])
 
 
 def read_picture(path: Path, *, max_pixels: int = 250_000_000) -> Picture:
@@ -137,7 +138,7 @@ def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:
     if through_vips:
         require_pyvips(path)
     kind = FORMATS[path.suffix.lower()]
-    dpi = _dpi(picture.dpi)
+    dpi = usable_dpi(picture.dpi)
     try:
         with replacing(path) as fresh:
             if through_vips:
@@ -148,7 +149,7 @@ def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:
                     append_exif(fresh, picture.exif)
     except WdsrError:
         raise
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+    except (OSError, RuntimeError, SyntaxError, ValueError, struct.error) as error:
         raise InputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -232,7 +233,7 @@ def _decoded(
     info = dict(image.info)
     if image.mode == "CMYK":
         info["icc_profile"] = None
-    if tags is not None and tags.get(_ORIENTATION) in _SIDEWAYS and "dpi" in info:  # Pillow turns a TIFF's pixels only
+    if tags is not None and tags.get(ORIENTATION) in _SIDEWAYS and "dpi" in info:  # Pillow turns a TIFF's pixels only
         info["dpi"] = info["dpi"][::-1]
     return _picture(*_pixels(image, depth), exif, info)
 
@@ -291,47 +292,20 @@ def _srgb(image: Image.Image) -> Image.Image:
 
 
 def _picture(pixels: NDArray[Any], grey: bool, exif: Image.Exif, info: dict[Any, Any]) -> Picture:
-    orientation = exif.get(_ORIENTATION, 1)
+    orientation = exif.get(ORIENTATION, 1)
     if orientation in _SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    dpi = _dpi(info.get("dpi"))
-    if dpi is None and exif.get(_RESOLUTION_UNIT, 2) in (2, 3):
-        unit = 2.54 if exif.get(_RESOLUTION_UNIT) == 3 else 1.0
-        dpi = _dpi((exif.get(_X_RESOLUTION), exif.get(_Y_RESOLUTION)), unit)
+    dpi = usable_dpi(info.get("dpi"))
+    if dpi is None and exif.get(RESOLUTION_UNIT, 2) in (2, 3):
+        unit = 2.54 if exif.get(RESOLUTION_UNIT) == 3 else 1.0
+        dpi = usable_dpi((exif.get(X_RESOLUTION), exif.get(Y_RESOLUTION)), unit)
     if dpi is not None and orientation in _SIDEWAYS:
         dpi = dpi[::-1]
-    return Picture(np.ascontiguousarray(pixels), info.get("icc_profile") or None, _kept_exif(exif), dpi, grey)
-
-
-def _dpi(dpi: Any, unit: float = 1.0) -> tuple[float, float] | None:
-    """Two numbers that every format can hold, or None."""
-    try:
-        x, y = (float(value) * unit for value in dpi)
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return (x, y) if 1 < x <= 65535 and 1 < y <= 65535 else None  # 1 is TIFF's way to say nothing
-
-
-def _kept_exif(exif: Image.Exif) -> bytes | None:
-    """What describes the photo and not the file that it came in; None if that is nothing or is damaged."""
-    with suppress(Exception):
-        kept = Image.Exif()
-        kept.endian = "<"
-        for tag in _EXIF_KEPT:
-            if tag in exif:
-                kept[tag] = exif[tag]
-        for tag in (_EXIF_IFD, _GPS_IFD):
-            fields = {key: value for key, value in exif.get_ifd(tag).items() if key not in _PIXEL_SIZE}
-            if _INTEROP_IFD in fields:
-                fields[_INTEROP_IFD] = exif.get_ifd(_INTEROP_IFD)
-            if fields:
-                kept[tag] = fields
-        return kept.tobytes() if kept else None
-    return None
+    return Picture(np.ascontiguousarray(pixels), info.get("icc_profile") or None, kept_exif(exif), dpi, grey)
 
 
 def _grey_alpha(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -356,7 +330,7 @@ def _options(kind: str, picture: Picture, dpi: tuple[float, float] | None, quali
     elif kind == "WebP":
         options.update(quality=quality)
         if dpi is not None:  # the only place that WebP has for it
-            exif[_X_RESOLUTION], exif[_Y_RESOLUTION], exif[_RESOLUTION_UNIT] = *dpi, 2
+            exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = *dpi, 2
         if picture.icc is not None and picture.icc[16:20] == b"GRAY":  # WebP is RGB, whatever the picture was
             options["icc_profile"] = None
     data = exif.tobytes() if exif else b""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ._errors import InputError, MissingExtraError, require
+from .exif import append_exif
 
 
 def require_pyvips(path: Path) -> ModuleType:
@@ -65,8 +66,8 @@ def read_deep(path: Path, kind: Literal["PNG", "TIFF"]) -> tuple[NDArray[np.uint
     vips = require_pyvips(path)
     load = vips.Image.pngload if kind == "PNG" else vips.Image.tiffload
     try:
-        # revalidate: vips remembers files by name, and would give an overwritten one as it was.
-        image = load(str(path), access="sequential", fail_on="error", revalidate=True)
+        # Sequential is also what keeps vips from remembering the file and giving it once more after it changed.
+        image = load(str(path), access="sequential", fail_on="error")
         pages = image.get("n-pages") if "n-pages" in image.get_fields() else 1
         if pages > 1:
             raise InputError(f"{path}: has {pages} frames or pages: save the one you want as a file of its own")
@@ -111,36 +112,3 @@ def write_deep(
         raise OSError(" ".join(str(error).split())) from error
     if exif and path.suffix.lower() != ".png":
         append_exif(path, exif)
-
-
-def append_exif(path: Path, exif: bytes) -> None:
-    """Give a TIFF the tags of ``exif``, which neither vips nor Pillow writes: a new first directory at its end.
-
-    Nothing is done to a big-endian TIFF, which they write on a big-endian machine only.
-    """
-    tags = Image.Exif()
-    tags.load(exif)
-    tags.endian = "<"
-    with open(path, "r+b") as file:
-        head = file.read(8)
-        if head[:4] != b"II*\0":
-            return
-        file.seek(struct.unpack("<L", head[4:])[0])
-        own = _entries(file.read(2 + 12 * 0xFFFF))
-        end = file.seek(0, 2)
-        file.write(bytes(end % 2))
-        end += end % 2
-        block = tags.tobytes(end)[14:]  # after "Exif\0\0" and the header; its offsets count from the file's start
-        file.write(block + bytes(len(block) % 2))
-        end += len(block) + len(block) % 2
-        merged = sorted({**_entries(block), **own}.items())
-        file.write(struct.pack("<H", len(merged)) + b"".join(entry for _, entry in merged) + bytes(4))
-        file.seek(4)
-        file.write(struct.pack("<L", end))
-
-
-def _entries(directory: bytes) -> dict[int, bytes]:
-    """Tag to its 12 bytes, of a little-endian TIFF directory."""
-    (count,) = struct.unpack_from("<H", directory)
-    entries = [directory[start : start + 12] for start in range(2, 2 + 12 * count, 12)]
-    return {struct.unpack_from("<H", entry)[0]: entry for entry in entries}

@@ -620,13 +620,13 @@ def test_a_bomb_is_refused_before_decoding(tmp_path, kind, monkeypatch):
 
 
 def test_pillows_own_limit_is_neither_heeded_nor_changed(tmp_path, monkeypatch):
-    picture = Picture(np.tile(photo(), (20, 1, 1)))
+    picture, damaged = Picture(np.tile(photo(), (20, 1, 1))), saved("TIFF")[:2000]
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * W)
     for name in ("a.png", "a.jpg", "a.webp", "a.bmp", "a.tif"):
         write_picture(tmp_path / name, picture)
         assert read_picture(tmp_path / name).pixels.shape == (20 * H, W, 3)
     assert Image.MAX_IMAGE_PIXELS == 64 * W
-    (tmp_path / "a.tif").write_bytes(saved("TIFF")[:2000])
+    (tmp_path / "a.tif").write_bytes(damaged)
     with pytest.raises(InputError):
         read_picture(tmp_path / "a.tif")
     assert Image.MAX_IMAGE_PIXELS == 64 * W

@@ -67,7 +67,7 @@ def test_the_trained_like_network_is_far_from_a_fresh_one(norm: Any) -> None:
                 assert module.running_mean.abs().max() > 0.01
                 assert (module.running_var - 1).abs().max() > 0.05
     if norm == "weight":
-        g, v = model.head.parametrizations.weight.parameters()  # type: ignore[union-attr, operator]
+        g, v = model.head.parametrizations.weight.parameters()  # type: ignore[union-attr]
         assert (g.flatten() - v.flatten(1).norm(dim=1)).abs().min() > 1e-3
 
 
@@ -128,7 +128,7 @@ def batch_normed() -> Any:
 
 def hooked(register: str) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        model = plain()
+        model: nn.Module = plain()
         getattr(model.head, register)(lambda *_: None)
         return model
 
@@ -152,7 +152,7 @@ def replaced(name: str, make: Callable[[Any], nn.Module]) -> Callable[[], nn.Mod
 
 
 def without_statistics() -> nn.Module:
-    model = batch_normed()
+    model: Any = batch_normed()
     model.head[1] = nn.BatchNorm2d(8, track_running_stats=False)
     return model
 
@@ -228,9 +228,7 @@ REFUSED: dict[str, Callable[[], nn.Module]] = {
 }
 
 ALTERED: dict[str, Callable[[], nn.Module]] = {
-    "weight norm over the whole kernel": replaced(
-        "head", lambda conv: parametrizations.weight_norm(conv, dim=None)
-    ),
+    "weight norm over the whole kernel": replaced("head", lambda conv: parametrizations.weight_norm(conv, dim=None)),
     "weight norm over inputs": replaced("body.0.branch.0", lambda conv: parametrizations.weight_norm(conv, dim=1)),
     "a ReLU more": replaced("head", lambda conv: nn.Sequential(conv, nn.ReLU())),
     "a ReLU fewer": replaced("body.0.branch.1", lambda _: nn.Sequential()),

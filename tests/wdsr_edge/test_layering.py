@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOTS = (ROOT, ROOT / "export", ROOT / "calibration")
+HEAVY = ("torch", "onnx", "onnx_ir", "onnxruntime", "safetensors", "PIL", "typer", "click", "rich", "h5py", "pyvips")
+
+BLOCK = """
+import importlib.abc, sys
+
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names!r}:
+            raise ImportError(f"{{name}} is blocked")
+
+sys.meta_path.insert(0, Block())
+"""
+
+
+def python(code: str, *arguments: object, block: tuple[str, ...] = ()) -> str:
+    """What ``code`` prints in a fresh interpreter that sees the three packages but not those in ``block``."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, ROOTS)), "PYTHONWARNINGS": "error"}
+    blocking = BLOCK.format(names=set(block)) if block else ""
+    done = subprocess.run(
+        [sys.executable, "-c", blocking + code, *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+LOADED = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "wdsr_edge",
+        "wdsr_edge.config",
+        "wdsr_edge.metrics",
+        "wdsr_edge.resampler",
+        "wdsr_edge.tiling",
+        "wdsr_edge.backends",
+        "wdsr_calibration",
+    ],
+)
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    loaded = set(python(f"import {module}\n{LOADED}").split())
+    assert module.partition(".")[0] in loaded
+    assert not loaded & set(HEAVY)
+
+
+def test_the_command_line_loads_no_engine_and_no_torch() -> None:
+    loaded = set(python(f"import wdsr_edge.cli\n{LOADED}").split())
+    assert not loaded & {"torch", "onnx", "onnx_ir", "onnxruntime", "safetensors"}
+
+
+def test_importing_is_fast() -> None:
+    code = "import time; start = time.perf_counter(); import wdsr_edge; print(time.perf_counter() - start)"
+    assert min(float(python(code)) for _ in range(3)) < 0.3
+
+
+DEVICE = """
+import numpy, wdsr_edge
+with wdsr_edge.load(sys.argv[1]) as sr:
+    frame = numpy.zeros((5, 7, 3), numpy.uint8)
+    print(sr(frame).shape, sr(frame.astype(numpy.float32)).shape, sr.submit(frame).result().shape)
+import wdsr_edge.evaluation, wdsr_edge.samples, wdsr_edge.timing, wdsr_edge.cli
+golden = wdsr_edge.Bundle.load(sys.argv[1]).golden()
+assert golden[1].shape[0] == 2 * golden[0].shape[0]
+assert not {"torch", "onnx", "onnx_ir", "safetensors"} & {name.partition(".")[0] for name in sys.modules}
+"""
+
+
+def test_a_device_needs_no_torch_and_no_onnx(bundle_path: Path) -> None:
+    blocked = ("torch", "onnx", "onnx_ir", "safetensors")
+    assert python(DEVICE, bundle_path, block=blocked) == "(10, 14, 3) (10, 14, 3) (10, 14, 3)"
+
+
+MISSING = """
+import wdsr_edge
+try:
+    import {module}
+except wdsr_edge.MissingExtraError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "blocked", "extra"),
+    [
+        ("wdsr_edge.models", "torch", "train"),
+        ("wdsr_edge.models", "safetensors", "train"),
+        ("wdsr_edge.training", "torch", "train"),
+        ("wdsr_export", "torch", "export"),
+        ("wdsr_export", "onnx_ir", "export"),
+        ("wdsr_export", "onnx", "export"),
+    ],
+)
+def test_a_missing_package_names_its_extra(module: str, blocked: str, extra: str) -> None:
+    text = python(MISSING.format(module=module), block=(blocked,))
+    assert re.fullmatch(rf"\w+ cannot be imported \(.*\b{blocked}\b.*\): pip install 'wdsr-edge\[{extra}\]'", text), (
+        text
+    )
+
+
+def test_a_missing_engine_names_its_extra(bundle_path: Path) -> None:
+    code = """
+import sys
+sys.modules["onnxruntime"] = None  # as if it were not installed
+import wdsr_edge
+for backend in ("auto", "onnxruntime"):
+    try:
+        wdsr_edge.load(sys.argv[1], backend=backend)
+    except wdsr_edge.WdsrError as error:
+        print(error)
+"""
+    lines = python(code, bundle_path).splitlines()
+    assert len(lines) == 2
+    assert all("pip install 'wdsr-edge[onnxruntime]'" in line for line in lines)
+
+
+def packages() -> list[Path]:
+    tops = (ROOT / "wdsr_edge", ROOT / "export" / "wdsr_export", ROOT / "calibration" / "wdsr_calibration")
+    return sorted(init for top in tops for init in top.rglob("__init__.py"))
+
+
+def is_reexport(node: ast.stmt) -> bool:
+    """A docstring, an import from inside the project, ``require(...)`` or ``__all__ = [...]``."""
+    if isinstance(node, ast.ImportFrom):
+        return node.level > 0 or (node.module or "").startswith("wdsr_")
+    if isinstance(node, ast.Expr):
+        called = node.value.func if isinstance(node.value, ast.Call) else None
+        return isinstance(node.value, ast.Constant) or (isinstance(called, ast.Name) and called.id == "require")
+    target = (
+        node.targets[0] if isinstance(node, ast.Assign) else node.target if isinstance(node, ast.AnnAssign) else None
+    )
+    return isinstance(target, ast.Name) and target.id == "__all__"
+
+
+def in_order(name: str) -> tuple[int, str]:
+    """The order that ruff's RUF022 keeps: constants, classes, the rest."""
+    return (0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2), name
+
+
+@pytest.mark.parametrize("init", packages(), ids=lambda init: str(init.parent.relative_to(ROOT)))
+def test_an_init_only_reexports_and_lists_it_all(init: Path) -> None:
+    tree = ast.parse(init.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+    assert [ast.unparse(node) for node in tree.body if not is_reexport(node)] == []
+    imported = [
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    ]
+    lists = [node.value for node in tree.body if isinstance(node, (ast.Assign, ast.AnnAssign))]
+    assert len(lists) == 1
+    assert lists[0] is not None
+    exported: list[str] = ast.literal_eval(lists[0])
+    assert exported == sorted(set(exported), key=in_order)
+    assert set(exported) == set(imported) - {"require"}
+
+
+def test_every_listed_name_is_there() -> None:
+    folders = [init.parent.relative_to(ROOT).parts for init in packages()]
+    modules = [".".join(parts[1:] if parts[0] in ("export", "calibration") else parts) for parts in folders]
+    python("\n".join(f"from {module} import *" for module in modules))
+
+
+def test_dependencies_point_one_way() -> None:
+    """``wdsr_edge`` knows nothing of the packages above it, but for its command line."""
+    above = {
+        "wdsr_edge": ("wdsr_calibration", "wdsr_export"),
+        "calibration/wdsr_calibration": ("wdsr_export",),
+    }
+    for folder, forbidden in above.items():
+        for source in (ROOT / folder).rglob("*.py"):
+            if "cli" in source.relative_to(ROOT / folder).parts[:1]:
+                continue
+            for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+                found = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                assert not [name for name in found if name.partition(".")[0] in forbidden], source
