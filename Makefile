@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT := out
 
-.PHONY: deploy test test-all benchmark lint types package ci clean
+.PHONY: deploy test test-slow benchmark lint types package ci clean
 
 deploy: $(VENV)/installed-deploy
 	$(BIN)/wdsr-edge deploy wdsr-b-3x32-x2 --output $(OUT)/wdsr-b-3x32-x2
@@ -14,8 +14,8 @@ deploy: $(VENV)/installed-deploy
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m slow
 
 benchmark: $(VENV)/installed-dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-sort=name --benchmark-columns=min,median,max,rounds
@@ -30,7 +30,7 @@ types: $(VENV)/installed-dev
 package: $(VENV)/installed-dev
 	$(BIN)/python tests/packaging/check_wheel.py
 
-ci: test-all lint types package
+ci: test test-slow lint types package
 
 clean:
 	rm -rf $(VENV) $(OUT) dist build

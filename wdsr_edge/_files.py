@@ -19,6 +19,11 @@ def replacing(path: str | os.PathLike[str], *, directory: bool = False) -> Itera
     Parents are created. On any exception the temporary one is removed and ``path`` stays as it was.
     """
     target = Path(path)
+    name = target.name
+    if not name or name == ".." or "\0" in str(target) or len(os.fsencode(name)) > 255:
+        raise InputError(f"{str(path)[:100]!r} is no name for a file: choose another")
+    if target.is_dir() and not directory:
+        raise InputError(f"{target} is a directory: name a file in it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", dir=target.parent))
@@ -32,5 +37,7 @@ def replacing(path: str | os.PathLike[str], *, directory: bool = False) -> Itera
         if directory and target.exists():
             target.rename(scratch / "replaced")
         fresh.rename(target)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

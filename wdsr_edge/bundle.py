@@ -145,9 +145,7 @@ def write_bundle(
 
     Raises InputError if ``path`` holds something else than a bundle. Returns the bundle, loaded and checked.
     """
-    target = Path(path)
-    if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} exists and is no bundle: choose another output directory")
+    target = check_target(path)
     manifest = {
         "format_version": FORMAT_VERSION,
         "name": config.name,
@@ -162,6 +160,14 @@ def write_bundle(
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         Bundle.load(fresh)
     return Bundle.load(target)
+
+
+def check_target(path: str | os.PathLike[str]) -> Path:
+    """``path``, if a bundle may be written there: nothing, an empty folder or a bundle. InputError otherwise."""
+    target = Path(path)
+    if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target} exists and is no bundle: choose another output directory")
+    return target
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:

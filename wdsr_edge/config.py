@@ -22,7 +22,7 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 GROUPS = 4
 """Groups of an ``expansion_conv="group"`` convolution."""
 
-_NAME = re.compile(r"(edsr|wdsr-a|wdsr-b)-([1-9]\d{0,3})x([1-9]\d{0,3})-x([234])")
+_NAME = re.compile(r"(edsr|wdsr-a|wdsr-b)-([1-9][0-9]{0,3})x([1-9][0-9]{0,3})-x([234])")
 _PAPER_EXPANSION: Mapping[str, int] = {"edsr": 1, "wdsr-a": 4, "wdsr-b": 6}
 
 
@@ -84,16 +84,16 @@ class ModelConfig:
             least = 0 if name == "expansion" else 1
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= top:
                 raise InputError(f"{name} must be an integer from {least} to {top}, got {value!r}")
-        if self.scale not in (2, 3, 4) or isinstance(self.scale, (bool, float)):
+        if type(self.scale) is not int or self.scale not in (2, 3, 4):
             raise InputError(f"scale must be 2, 3 or 4, got {self.scale!r}")
         mean = tuple(self.mean) if isinstance(self.mean, (list, tuple)) else ()
-        if len(mean) != 3 or not all(_is_finite(value) for value in mean):
-            raise InputError(f"mean must be three finite numbers, got {self.mean!r}")
-        for name in ("low_rank", "std", "res_scale"):
-            if not _is_finite(getattr(self, name)) or getattr(self, name) <= 0:
-                raise InputError(f"{name} must be a finite number above 0, got {getattr(self, name)!r}")
-        if self.low_rank > 1 or self.low_rank_channels < 1:
-            raise InputError(f"low_rank must leave 1 to {self.channels} channels, got {self.low_rank!r}")
+        if len(mean) != 3 or not all(_is_between(value, 0, 1) for value in mean):
+            raise InputError(f"mean must be three numbers from 0 to 1, got {self.mean!r}")
+        for name, least, most in (("low_rank", 1e-4, 1.0), ("std", 1e-3, 1e3), ("res_scale", 1e-4, 1e3)):
+            if not _is_between(getattr(self, name), least, most):
+                raise InputError(f"{name} must be a number from {least:g} to {most:g}, got {getattr(self, name)!r}")
+        if self.arch == "wdsr-b" and self.low_rank_channels < 1:
+            raise InputError(f"low_rank {self.low_rank!r} leaves nothing of {self.channels} channels")
         if self.expansion_conv == "group" and self.channels % GROUPS:
             raise InputError(f"expansion_conv 'group' needs channels divisible by {GROUPS}, got {self.channels}")
         if self.arch == "edsr" and self.expansion > 1:
@@ -106,7 +106,7 @@ class ModelConfig:
     @classmethod
     def from_name(cls, name: str) -> ModelConfig:
         """The config of an exact model name such as ``wdsr-b-3x32-x2``, the paper's defaults for the rest."""
-        match = _NAME.fullmatch(name)
+        match = _NAME.fullmatch(name) if isinstance(name, str) else None
         if match is None:
             raise InputError(
                 f"{name!r} is no model name: expected ARCH-BLOCKSxCHANNELS-xSCALE such as wdsr-b-3x32-x2, "
@@ -195,5 +195,5 @@ def upsampler_factors(scale: int) -> tuple[int, ...]:
     return (2, 2) if scale == 4 else (scale,)
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _is_between(value: object, least: float, most: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most

@@ -12,6 +12,8 @@ from ._errors import InputError
 
 Image = NDArray[Any]
 
+_RATIOS = (*(Fraction(1, n) for n in (4, 3, 2)), *(Fraction(n) for n in (1, 2, 3, 4)))
+
 
 def resize_bicubic(image: Image, scale: float | Fraction) -> Image:
     """``imresize(image, scale, 'bicubic')`` of MATLAB R2017 and later.
@@ -21,12 +23,18 @@ def resize_bicubic(image: Image, scale: float | Fraction) -> Image:
     1/scale when shrinking (antialiasing), symmetric padding; rows first, rounded to the dtype, then columns.
     Source: https://www.mathworks.com/help/images/ref/imresize.html. Raises InputError for anything else.
     """
-    ratio = Fraction(scale).limit_denominator(1000)
-    if ratio not in {Fraction(1, 2), Fraction(1, 3), Fraction(1, 4), 1, 2, 3, 4}:
+    ratio = next((known for known in _RATIOS if isinstance(scale, (int, float, Fraction)) and _is(scale, known)), None)
+    if ratio is None:
         raise InputError(f"scale must be 1/2, 1/3, 1/4 or an integer from 1 to 4, got {scale!r}")
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"expected a numpy array, got {type(image).__name__}: convert it with numpy.asarray")
     if image.ndim not in (2, 3) or 0 in image.shape or not _is_image(image.dtype):
         raise InputError(f"expected a uint8, uint16 or float HxW or HxWxC image, got {image.dtype} {image.shape}")
-    return _resize_axis(_resize_axis(image, ratio, 0), ratio, 1)
+    return np.ascontiguousarray(_resize_axis(_resize_axis(image, ratio, 0), ratio, 1))
+
+
+def _is(scale: float | Fraction, known: Fraction) -> bool:
+    return abs(float(scale) - float(known)) < 1e-6
 
 
 def _is_image(dtype: np.dtype[Any]) -> bool:

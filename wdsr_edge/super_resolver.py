@@ -48,7 +48,9 @@ class SuperResolver:
         tile: int | Literal["auto"] | None = "auto",
     ) -> None:
         """``session`` runs the uint8 graph; ``open_float_session`` opens the float one when a frame first needs it."""
-        if tile not in ("auto", None) and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
+        if tile not in ("auto", None) and (
+            isinstance(tile, bool) or not isinstance(tile, (int, np.integer)) or tile < 1
+        ):
             raise InputError(f"tile must be 'auto', None or an integer of at least 1, got {tile!r}")
         self.scale = config.scale
         """Output pixels for each input pixel, along each side."""
@@ -61,11 +63,13 @@ class SuperResolver:
         self.config = config
         """The network."""
         self._tile = auto_tile(config) if tile == "auto" else tile
-        self._session: Session | None = session
+        self._session = session
         self._float_session: Session | None = None
         self._open_float_session = open_float_session
         self._worker: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
+        self._closed = False
+        self._calls = 0
+        self._lock = threading.Condition()
 
     def __call__(self, frame: Frame, color: Color = "rgb") -> Frame:
         """``frame`` enlarged ``scale`` times: [H, W, ...] to [H*s, W*s, ...], channels and dtype as they came.
@@ -76,40 +80,39 @@ class SuperResolver:
         float32 graph, without rounding to 8 bits in between. ``color="bgr"`` takes and gives BGR, as OpenCV has it.
         Raises InputError for anything else, BackendError if the engine fails or was closed.
         """
-        _check(frame, color)
-        if self._session is None:
-            raise BackendError("this SuperResolver is closed: load it again")
-        if frame.ndim == 2:
-            return self._grey(frame)
-        if frame.shape[2] == 1:
-            return self._grey(frame[..., 0])[..., None]
-        if color == "bgr":
-            order = [2, 1, 0, 3][: frame.shape[2]]
-            return np.ascontiguousarray(self(frame[..., order])[..., order])
-        if frame.shape[2] == 4:
-            return np.dstack([self(frame[..., :3]), _enlarge_alpha(frame[..., 3], self.scale)])
-        return self._rgb(frame)
+        frame = _checked(frame, color)
+        with self._lock:
+            self._refuse_if_closed()
+            self._calls += 1
+        try:
+            return self._enlarge(frame, color)
+        finally:
+            with self._lock:
+                self._calls -= 1
+                self._lock.notify_all()
 
     def submit(self, frame: Frame, color: Color = "rgb") -> Ticket:
         """Start on ``frame`` and return at once; frames are worked on in order. Leave it unchanged until then."""
-        _check(frame, color)
+        frame = _checked(frame, color)
         with self._lock:
-            if self._session is None:
-                raise BackendError("this SuperResolver is closed: load it again")
+            self._refuse_if_closed()
             if self._worker is None:
                 self._worker = ThreadPoolExecutor(1, "wdsr-edge")
-            return Ticket(self._worker.submit(self, frame, color))
+            return Ticket(self._worker.submit(self._enlarge, frame, color))
 
     def close(self) -> None:
-        """Finish the frames under way and free the engine. Closing twice is fine."""
+        """Finish the frames under way, in whatever thread, and free the engine. Closing twice is fine."""
         with self._lock:
-            worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.shutdown()
-        for session in (self._session, self._float_session):
-            if session is not None:
-                session.close()
-        self._session = self._float_session = None
+            if self._closed:
+                return
+            self._closed = True
+        if self._worker is not None:
+            self._worker.shutdown()
+        with self._lock:
+            self._lock.wait_for(lambda: self._calls == 0)
+        self._session.close()
+        if self._float_session is not None:
+            self._float_session.close()
 
     def __enter__(self) -> SuperResolver:
         return self
@@ -118,6 +121,23 @@ class SuperResolver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise BackendError("this SuperResolver is closed: load it again")
+
+    def _enlarge(self, frame: Frame, color: Color) -> Frame:
+        """A checked frame of any kind as RGB, and back to its kind."""
+        if frame.ndim == 2:
+            return self._grey(frame)
+        if frame.shape[2] == 1:
+            return self._grey(frame[..., 0])[..., None]
+        if color == "bgr":
+            order = [2, 1, 0, 3][: frame.shape[2]]
+            return np.ascontiguousarray(self._enlarge(frame[..., order], "rgb")[..., order])
+        if frame.shape[2] == 4:
+            return np.dstack([self._rgb(frame[..., :3]), _enlarge_alpha(frame[..., 3], self.scale)])
+        return self._rgb(frame)
 
     def _rgb(self, frame: Frame) -> Frame:
         """RGB [H, W, 3], window by window."""
@@ -138,14 +158,14 @@ class SuperResolver:
     def _window(self, window: Frame) -> Frame:
         """One call of the engine."""
         if window.dtype == np.uint8:
-            assert self._session is not None
             big: Frame = self._session.run(np.ascontiguousarray(window[None]))[0]
             return big
-        if self._float_session is None:
-            self._float_session = self._open_float_session()
+        with self._lock:
+            if self._float_session is None:
+                self._float_session = self._open_float_session()
         top = np.float32(65535 if window.dtype == np.uint16 else 1)
         planar = np.ascontiguousarray(window.transpose(2, 0, 1)[None], np.float32) / top
-        packed: Frame = self._float_session.run(planar)[0].transpose(1, 2, 0).clip(0, 1)
+        packed = np.ascontiguousarray(self._float_session.run(planar)[0].transpose(1, 2, 0)).clip(0, 1)
         return np.rint(packed * top).astype(np.uint16) if window.dtype == np.uint16 else packed
 
     def _grey(self, frame: Frame) -> Frame:
@@ -153,7 +173,8 @@ class SuperResolver:
         return luma if frame.dtype == np.float32 else np.rint(luma).astype(frame.dtype)
 
 
-def _check(frame: Frame, color: Color) -> None:
+def _checked(frame: Frame, color: Color) -> Frame:
+    """``frame`` as a plain array, if ``SuperResolver.__call__`` takes it."""
     if color not in ("rgb", "bgr"):
         raise InputError(f"color must be 'rgb' or 'bgr', got {color!r}")
     if not isinstance(frame, np.ndarray):
@@ -166,6 +187,7 @@ def _check(frame: Frame, color: Color) -> None:
         raise InputError(f"a frame has at least one pixel, got {list(frame.shape)}")
     if frame.dtype == np.float32 and not (frame.min() >= 0 and frame.max() <= 1):
         raise InputError("a float32 frame is in [0, 1], without NaN: scale it, or pass uint8")
+    return np.asarray(frame)
 
 
 def _enlarge_alpha(alpha: Frame, scale: int) -> Frame:

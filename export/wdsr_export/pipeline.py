@@ -19,7 +19,7 @@ from PIL import Image
 
 from wdsr_edge._version import __version__
 from wdsr_edge.backends import open_session, resolve
-from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, WEIGHTS, Bundle, onnx_name, write_bundle
+from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, WEIGHTS, Bundle, check_target, onnx_name, write_bundle
 from wdsr_edge.models import EDSR, WDSR, fold, reference, save_checkpoint
 from wdsr_edge.samples import frame_of_size, golden_frame
 from wdsr_edge.super_resolver import SuperResolver
@@ -65,6 +65,7 @@ def deploy(
     the manifest. Nothing is written if parity fails: the result then holds the diagnosis. Raises WdsrError otherwise.
     """
     backend = resolve("auto")
+    check_target(output)
     with tempfile.TemporaryDirectory() as folder:
         on_stage("fold and export")
         scratch = Path(folder)

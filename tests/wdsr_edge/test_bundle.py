@@ -38,7 +38,7 @@ from wdsr_export import deploy, export_onnx, load_model
 
 CONFIG = ModelConfig("wdsr-b", 1, 2, 2)
 FILES = ("fp32.onnx", "fp32-float.onnx", WEIGHTS, GOLDEN_LR, GOLDEN_SR)
-REUSED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+REUSED = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 Manifest = dict[str, Any]
 
 
@@ -60,7 +60,7 @@ def bundle(good: Path, tmp_path: Path) -> Path:
 @contextmanager
 def at_most(seconds: int) -> Iterator[None]:
     def late(_: int, __: FrameType | None) -> None:
-        raise TimeoutError(f"hangs for {seconds} s")
+        raise AssertionError(f"hangs for {seconds} s")  # no OSError, which the code would catch
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
@@ -71,7 +71,7 @@ def at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def refused(path: Path, words: str = "") -> None:
+def refused(path: Path, words: str = ".") -> None:
     """By both entrances, in one line, without hanging."""
     for entrance in (Bundle.load, wdsr_edge.load):
         with at_most(20), pytest.raises(BundleError, match=words) as caught:
@@ -79,6 +79,10 @@ def refused(path: Path, words: str = "") -> None:
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
         assert len(str(caught.value)) < 2000
+
+
+def one_line(error: Exception) -> None:
+    assert "\n" not in str(error)
 
 
 def edit(path: Path, change: Callable[[Manifest], object]) -> None:
@@ -143,22 +147,22 @@ def test_a_manifest_that_is_none(data: bytes, bundle: Path) -> None:
 
 def test_every_truncation_of_the_manifest(bundle: Path) -> None:
     data = (bundle / MANIFEST).read_bytes().rstrip()
-    for length in range(len(data)):
+    for length in range(0, len(data), 5):
         (bundle / MANIFEST).write_bytes(data[:length])
         with pytest.raises(BundleError):
             Bundle.load(bundle)
 
 
-@pytest.mark.parametrize("depth", [*range(1, 990, 47), 980, 985, 990, 2000, 20_000])
 @pytest.mark.parametrize("key", ["format_version", "arch", "mean", "std", "blocks"])
-def test_nesting_of_any_depth(key: str, depth: int, bundle: Path) -> None:
+def test_nesting_of_any_depth(key: str, bundle: Path) -> None:
     """Deep enough to be read but not to be printed, perhaps."""
     text = (bundle / MANIFEST).read_text()
     values = json.loads(text)
     (values if key == "format_version" else values["config"])[key] = "HERE"
-    (bundle / MANIFEST).write_text(json.dumps(values).replace('"HERE"', "[" * depth + "]" * depth))
-    with pytest.raises(BundleError):
-        Bundle.load(bundle)
+    for depth in (*range(1, 1000, 20), 2000, 20_000):
+        (bundle / MANIFEST).write_text(json.dumps(values).replace('"HERE"', "[" * depth + "]" * depth))
+        with pytest.raises(BundleError):
+            Bundle.load(bundle)
 
 
 def test_no_manifest(bundle: Path) -> None:
@@ -200,7 +204,7 @@ def test_another_format_version(version: object, bundle: Path) -> None:
         "fp32.onnx\0",
         "é.onnx",
         "\ud800",
-        "ｆp32.onnx",
+        "\uff46p32.onnx",
         "",
         ".",
         "..",
@@ -290,7 +294,7 @@ JSON = st.recursive(
 
 @REUSED
 @given(data=st.data())
-def test_a_mutated_manifest(data: st.DataObject, good: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_mutated_manifest(data: st.DataObject, good: Path) -> None:
     """Whatever stands where: BundleError or InputError, or a bundle that runs."""
     manifest = json.loads((good / MANIFEST).read_text())
     for _ in range(data.draw(st.integers(1, 3))):
@@ -315,7 +319,7 @@ def test_a_mutated_manifest(data: st.DataObject, good: Path, tmp_path_factory: p
         try:
             entrance(directory)
         except (BundleError, InputError) as error:
-            assert "\n" not in str(error)
+            one_line(error)
 
 
 # the files
@@ -454,13 +458,14 @@ def test_a_golden_frame_that_is_none(data: bytes, bundle: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-CHUNKS = "gAMA cHRM sRGB pHYs tRNS PLTE iCCP tEXt zTXt iTXt eXIf acTL fcTL fdAT bKGD IHDR IDAT sBIT tIME abcd".split()
+CHUNKS = "gAMA cHRM sRGB pHYs tRNS PLTE iCCP tEXt zTXt iTXt eXIf acTL fcTL fdAT bKGD IHDR IDAT sBIT tIME abcd".split()  # noqa: SIM905
 
 
-@pytest.mark.parametrize("length", [0, 1, 3, 8, 40])
 @pytest.mark.parametrize("kind", CHUNKS)
-def test_a_broken_chunk_behind_the_pixels(kind: str, length: int, bundle: Path) -> None:
-    for payload in (b"\0" * length, b"a\0" + b"\xff" * length):
+def test_a_broken_chunk_behind_the_pixels(kind: str, bundle: Path) -> None:
+    for payload in (
+        start + fill * length for length in (0, 1, 8, 40) for start, fill in ((b"", b"\0"), (b"a\0", b"\xff"))
+    ):
         replace(bundle, GOLDEN_LR, png(128, 96, (kind.encode(), payload)))
         loaded = Bundle.load(bundle)
         try:
@@ -470,7 +475,7 @@ def test_a_broken_chunk_behind_the_pixels(kind: str, length: int, bundle: Path) 
         assert lr.shape == (96, 128, 3)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.binary(max_size=30), position=st.integers(0, 1 << 20))
 def test_a_spoiled_golden_frame(data: bytes, position: int, good: Path) -> None:
     directory = good.parent / "spoiled"
@@ -482,7 +487,7 @@ def test_a_spoiled_golden_frame(data: bytes, position: int, good: Path) -> None:
     try:
         Bundle.load(directory).golden()
     except BundleError as error:
-        assert "\n" not in str(error)
+        one_line(error)
 
 
 def test_goldens_of_the_wrong_scale(bundle: Path) -> None:
@@ -640,27 +645,22 @@ def test_a_graph_that_is_none(data: bytes, bundle: Path) -> None:
     refused(bundle, r"fp32\.onnx")
 
 
-def mended(directory: Path, data: bytes) -> None:
-    """As ``replace``, without reading the manifest's other contents anew."""
-    replace(directory, "fp32.onnx", data)
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_random_flips_in_a_graph(seed: int, bundle: Path) -> None:
     """Only WdsrError comes out of load, and of a frame. Seeds are fixed: an engine is native code."""
     draw = random.Random(seed)
     data = (bundle / "fp32.onnx").read_bytes()
     frame = golden_frame()[:8, :8]
-    for _ in range(40):
+    for _ in range(20):
         spoiled = bytearray(data)
         for _ in range(draw.choice((1, 1, 2, 5))):
             spoiled[draw.randrange(len(spoiled))] = draw.randrange(256)
-        mended(bundle, bytes(spoiled))
+        replace(bundle, "fp32.onnx", bytes(spoiled))
         try:
             with wdsr_edge.load(bundle) as sr:
                 sr(frame)
         except WdsrError as error:
-            assert "\n" not in str(error)
+            one_line(error)
 
 
 def test_a_graph_that_makes_another_size_is_refused(bundle: Path) -> None:

@@ -161,22 +161,24 @@ def test_a_name_is_a_model_or_an_input_error(name: str) -> None:
 
 GOOD: dict[str, Any] = {"arch": "wdsr-b", "blocks": 3, "channels": 32, "scale": 2}
 
-BAD_VALUES: list[tuple[str, Any]] = [
-    *[("arch", value) for value in ("wdsr", "", None, 3, ["edsr"], {}, True)],
-    *[("norm", value) for value in ("layer", "", None, 0, ["none"])],
-    *[("expansion_conv", value) for value in ("wide", None, 4)],
-    *[(name, value) for name in ("blocks", "channels") for value in (0, -1, 10000, 3.0, True, "3", None, [3], 10**400)],
-    *[("expansion", value) for value in (-1, 65, 1.5, True, None, "4")],
-    *[("scale", value) for value in (0, 1, 5, -2, 2.0, True, "2", None, [2], {}, 10**400)],
-    *[("mean", value) for value in (None, 0.5, "abc", [], [0.4] * 2, [0.4] * 4, {"r": 0.1}, ["0.1"] * 3, [True] * 3)],
-    *[("mean", [0.4, 0.4, value]) for value in (float("nan"), float("inf"), None, [0.4], 10**400)],
-    *[
-        (name, value)
-        for name in ("low_rank", "std", "res_scale")
-        for value in (0, 0.0, -0.5, float("nan"), float("inf"), None, "0.5", True, [0.5], 10**400)
-    ],
-    *[("low_rank", value) for value in (1.0001, 2, 0.001)],
-]
+NOT_COUNTS: list[Any] = [0, -1, 10000, 3.0, True, "3", None, [3], 10**400]
+NOT_POSITIVE: list[Any] = [0, 0.0, -0.5, float("nan"), float("inf"), None, "0.5", True, [0.5], 10**400]
+NOT_FINITE: list[Any] = [float("nan"), float("inf"), None, [0.4], 10**400]
+BAD: dict[str, list[Any]] = {
+    "arch": ["wdsr", "", None, 3, ["edsr"], {}, True],
+    "norm": ["layer", "", None, 0, ["none"]],
+    "expansion_conv": ["wide", None, 4],
+    "blocks": NOT_COUNTS,
+    "channels": NOT_COUNTS,
+    "expansion": [-1, 65, 1.5, True, None, "4"],
+    "scale": [0, 1, 5, -2, 2.0, True, "2", None, [2], {}, 10**400],
+    "mean": [None, 0.5, "abc", [], [0.4] * 2, [0.4] * 4, {"r": 0.1}, ["0.1"] * 3, [True] * 3]
+    + [[0.4, 0.4, value] for value in NOT_FINITE],
+    "low_rank": [*NOT_POSITIVE, 1.0001, 2, 0.001],
+    "std": NOT_POSITIVE,
+    "res_scale": NOT_POSITIVE,
+}
+BAD_VALUES = [(name, value) for name, values in BAD.items() for value in values]
 
 
 @pytest.mark.parametrize(("name", "value"), BAD_VALUES, ids=lambda part: repr(part)[:30])
@@ -213,7 +215,7 @@ def test_unknown_and_missing_keys_are_named() -> None:
     with pytest.raises(InputError, match=r"lacks \['channels', 'scale'\]"):
         ModelConfig.from_dict({"arch": "edsr", "blocks": 1})
     with pytest.raises(InputError, match=r"unknown keys \['1'\]"):
-        ModelConfig.from_dict({**GOOD, 1: 2})
+        ModelConfig.from_dict(dict([*GOOD.items(), (1, 2)]))
 
 
 JSON = st.recursive(

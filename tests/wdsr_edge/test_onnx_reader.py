@@ -20,7 +20,9 @@ from wdsr_edge.onnx_reader import OPERATORS, OnnxSummary, read_onnx
 from wdsr_export import export_onnx
 
 
-def exported(folder: Path, name: str = "wdsr-b-1x2-x2", io: str = "uint8", size: tuple[int, int] | None = None) -> bytes:
+def exported(
+    folder: Path, name: str = "wdsr-b-1x2-x2", io: str = "uint8", size: tuple[int, int] | None = None
+) -> bytes:
     torch.manual_seed(0)
     export_onnx(build(ModelConfig.from_name(name)), folder / "m.onnx", io=io, size=size)  # type: ignore[arg-type]
     return (folder / "m.onnx").read_bytes()
@@ -85,9 +87,7 @@ def test_every_truncation(good: bytes) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(flips=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(1, 255)), min_size=1, max_size=4))
-def test_flipped_bytes_are_refused_or_read_as_onnx_reads_them(
-    flips: list[tuple[int, int]], flippable: bytes
-) -> None:
+def test_flipped_bytes_are_refused_or_read_as_onnx_reads_them(flips: list[tuple[int, int]], flippable: bytes) -> None:
     data = bytearray(flippable)
     for position, bits in flips:
         data[position % len(data)] ^= bits
@@ -212,7 +212,9 @@ PLANTS: dict[str, Callable[[onnx.ModelProto], None]] = {
 
 
 @pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)
-def test_what_no_bundle_of_ours_holds_is_refused(plant: Callable[[onnx.ModelProto], None], model: onnx.ModelProto) -> None:
+def test_what_no_bundle_of_ours_holds_is_refused(
+    plant: Callable[[onnx.ModelProto], None], model: onnx.ModelProto
+) -> None:
     plant(model)
     with pytest.raises(BundleError, match="refused"):
         read_onnx(model.SerializeToString())

@@ -6,8 +6,9 @@ import json
 import os
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .._errors import CheckpointError, InputError
@@ -21,10 +22,17 @@ CONFIG_KEY = "wdsr_edge.config"
 
 
 def save_checkpoint(model: EDSR | WDSR, path: str | os.PathLike[str]) -> None:
-    """Write ``model`` with its config to ``path`` (``.safetensors``), replacing it only when complete."""
+    """Write ``model`` with its config to ``path`` (``.safetensors``), replacing it only when complete.
+
+    Raises CheckpointError for weights that ``load_checkpoint`` would refuse, InputError if the disk does.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and (tensor.dtype != torch.float32 or not tensor.isfinite().all()):
+            raise CheckpointError(f"cannot save {path}: tensor {name} is not finite float32")
+    data = save(tensors, {CONFIG_KEY: json.dumps(model.config.to_dict(), sort_keys=True)})
     with replacing(path) as fresh:
-        save_file(tensors, fresh, {CONFIG_KEY: json.dumps(model.config.to_dict(), sort_keys=True)})
+        fresh.write_bytes(data)
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> EDSR | WDSR:
@@ -36,7 +44,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> EDSR | WDSR:
     stored = sum(tensor.numel() for tensor in tensors.values())
     if stored < config.parameters:
         raise CheckpointError(f"{path}: {config.name} has {config.parameters} parameters, the file holds {stored}")
-    model = build(config)
+    with torch.random.fork_rng(devices=[]):
+        model = build(config)
     expected = model.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors or name not in expected:

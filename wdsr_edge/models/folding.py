@@ -7,19 +7,18 @@ convolution before them. The result is a new network; the caller's is only read.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from .._errors import ExportError
 from .build import build
 from .edsr import EDSR
-from .layers import Normalise, Scaling
+from .layers import Scaling
 from .wdsr import WDSR
-
-_STATELESS = (nn.ReLU, nn.PixelShuffle, Normalise)
 
 
 @torch.no_grad()
@@ -29,60 +28,72 @@ def fold(model: nn.Module) -> EDSR | WDSR:
     ``model`` is what ``build`` returns, in any mode and on any device. Raises ExportError for anything that has no
     exact plain form: other layers, other parametrizations, hooks, batch norm without running statistics, NaN.
     """
-    if not isinstance(model, (EDSR, WDSR)):
+    if type(model) not in (EDSR, WDSR):
         raise ExportError(f"cannot fold a {type(model).__name__}: expected a model made by wdsr_edge.models.build")
-    folded = build(dataclasses.replace(model.config, norm="none", res_scale=1.0))
+    assert isinstance(model, (EDSR, WDSR))
+    with torch.random.fork_rng(devices=[]):
+        original, folded = build(model.config), build(replace(model.config, norm="none", res_scale=1.0))
+    _check_structure(model, original)
     plain = [module for module in folded.modules() if isinstance(module, nn.Conv2d)]
     names = [conv.name for conv in model.config.convs]
-    pairs = list(_folded_convs(model))
-    if len(pairs) != len(plain):
-        raise ExportError(f"cannot fold: the model has {len(pairs)} convolutions, its config says {len(plain)}")
-    for name, conv, (weight, bias) in zip(names, plain, pairs, strict=True):
+    for name, conv, (weight, bias) in zip(names, plain, _folded_convs(model), strict=True):
         assert conv.bias is not None
         if weight.shape != conv.weight.shape:
             raise ExportError(f"cannot fold {name}: kernel {list(weight.shape)}, config says {list(conv.weight.shape)}")
-        if not (weight.isfinite().all() and bias.isfinite().all()):
-            raise ExportError(f"cannot fold {name}: its weights are not finite; train again from an older checkpoint")
         conv.weight.copy_(weight)
         conv.bias.copy_(bias)
+        if not (conv.weight.isfinite().all() and conv.bias.isfinite().all()):
+            raise ExportError(f"cannot fold {name}: its weights are not finite; train again from an older checkpoint")
     return folded.eval().requires_grad_(False)
+
+
+def _check_structure(model: nn.Module, original: nn.Module) -> None:
+    """Refuse a model that was changed since ``build`` made it: what was added would be lost without a word."""
+    found, expected = (
+        {
+            name: (type_before_parametrizations(module), getattr(module, "upscale_factor", None))
+            for name, module in layers
+        }
+        for layers in (_modules(model), _modules(original))
+    )
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            raise ExportError(f"cannot fold {name or 'the model'}: it is not what its config makes of it")
+    for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+            raise ExportError(f"cannot fold {name or 'the model'}: it has hooks or its own forward; remove them first")
+
+
+def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Named modules, but for what makes up a parametrization."""
+    return ((name, module) for name, module in model.named_modules() if ".parametrizations" not in f".{name}")
 
 
 def _folded_convs(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     """Kernel and bias of every convolution with all that follows it folded in, in module order, float64."""
     weight = bias = None
-    for name, module in _layers(model):
+    for name, module in _modules(model):
         if isinstance(module, nn.Conv2d):
             if weight is not None and bias is not None:
                 yield weight, bias
             weight, bias = _plain_conv(name, module)
         elif isinstance(module, (nn.BatchNorm2d, Scaling)):
-            if weight is None or bias is None:
-                raise ExportError(f"cannot fold {name}: no convolution before it")
+            assert weight is not None
+            assert bias is not None
             factor, shift = _affine(name, module)
             weight, bias = weight * factor.view(-1, 1, 1, 1), bias * factor + shift
-        elif not isinstance(module, _STATELESS):
-            raise ExportError(f"cannot fold {name}: a {type(module).__name__} has no plain form")
     if weight is not None and bias is not None:
         yield weight, bias
 
 
-def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Named leaf layers in module order; a parametrized convolution counts as a leaf."""
-    for name, module in model.named_modules():
-        if ".parametrizations" in f".{name}":
-            continue
-        if module._forward_hooks or module._forward_pre_hooks:
-            raise ExportError(f"cannot fold {name or 'the model'}: it has hooks; remove them first")
-        if isinstance(module, nn.Conv2d) or not any(True for _ in module.children()):
-            yield name, module
+_WEIGHT_NORM = [("_WeightNorm", 0)]
 
 
 def _plain_conv(name: str, conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     parametrizations = getattr(conv, "parametrizations", {})
     for tensor, steps in parametrizations.items():
-        if [type(step).__name__ for step in steps] != ["_WeightNorm"] or tensor != "weight":
-            raise ExportError(f"cannot fold {name}: parametrization {steps} of {tensor} is not weight norm")
+        if tensor != "weight" or [(type(step).__name__, getattr(step, "dim", None)) for step in steps] != _WEIGHT_NORM:
+            raise ExportError(f"cannot fold {name}: parametrization {steps} of {tensor} is not weight norm over dim 0")
     same = (conv.kernel_size[0] // 2, conv.kernel_size[1] // 2)
     if conv.padding_mode != "zeros" or conv.padding != same or conv.stride != (1, 1) or conv.dilation != (1, 1):
         raise ExportError(f"cannot fold {name}: {conv} is not a zero-padded convolution of stride 1")

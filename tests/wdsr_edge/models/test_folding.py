@@ -151,14 +151,14 @@ def replaced(name: str, make: Callable[[Any], nn.Module]) -> Callable[[], nn.Mod
     return built
 
 
-def without_statistics() -> nn.Module:
-    model: Any = batch_normed()
+def without_statistics() -> Any:
+    model = batch_normed()
     model.head[1] = nn.BatchNorm2d(8, track_running_stats=False)
     return model
 
 
-def with_weights_of(value: float) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
+def with_weights_of(value: float) -> Callable[[], Any]:
+    def make() -> Any:
         model = plain()
         model.tail.weight.data[0, 0, 0, 0] = value
         return model
@@ -166,13 +166,13 @@ def with_weights_of(value: float) -> Callable[[], nn.Module]:
     return make
 
 
-def with_a_nan_statistic() -> nn.Module:
+def with_a_nan_statistic() -> Any:
     model = batch_normed()
     model.head[1].running_mean[0] = float("nan")
     return model
 
 
-def deprecated_weight_norm(conv: nn.Module) -> nn.Module:
+def deprecated_weight_norm(conv: nn.Module) -> Any:
     with pytest.warns(FutureWarning):
         return torch.nn.utils.weight_norm(conv)
 
@@ -227,8 +227,9 @@ REFUSED: dict[str, Callable[[], nn.Module]] = {
     "norm before any convolution": replaced("normalise", lambda _: nn.BatchNorm2d(3)),
 }
 
+WHOLE: Any = None
 ALTERED: dict[str, Callable[[], nn.Module]] = {
-    "weight norm over the whole kernel": replaced("head", lambda conv: parametrizations.weight_norm(conv, dim=None)),
+    "weight norm over the whole kernel": replaced("head", lambda conv: parametrizations.weight_norm(conv, dim=WHOLE)),
     "weight norm over inputs": replaced("body.0.branch.0", lambda conv: parametrizations.weight_norm(conv, dim=1)),
     "a ReLU more": replaced("head", lambda conv: nn.Sequential(conv, nn.ReLU())),
     "a ReLU fewer": replaced("body.0.branch.1", lambda _: nn.Sequential()),

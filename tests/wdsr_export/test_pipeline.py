@@ -1,0 +1,235 @@
+"""``deploy``: all of it, on a network small enough for a test."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import wdsr_edge
+from wdsr_edge import Bundle, ExportError, InputError
+from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, MANIFEST, WEIGHTS
+from wdsr_edge.models import EDSR, WDSR, ModelConfig, build, fold, load_checkpoint, reference
+from wdsr_edge.samples import golden_frame
+from wdsr_export import Deployment, check_parity, deploy, load_model, pipeline, verify
+from wdsr_export.graph import weights_hash
+
+Rgb = NDArray[np.uint8]
+SIZES = ((8, 12), (5, 5))
+
+
+def small(name: str = "wdsr-b-1x4-x2", seed: int = 0, **options: Any) -> EDSR | WDSR:
+    torch.manual_seed(seed)
+    config = ModelConfig.from_name(name)
+    return build(ModelConfig(config.arch, config.blocks, config.channels, config.scale, **options))
+
+
+def frames() -> dict[str, Rgb]:
+    return {"coffee": np.ascontiguousarray(golden_frame()[:40, :50]), "cup": np.ascontiguousarray(golden_frame()[50:])}
+
+
+def quick(model: EDSR | WDSR, output: Path, **options: Any) -> Deployment:
+    return deploy(model, output, frames(), sizes=SIZES, seconds=0, **options)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+MODELS = {
+    "wdsr-b": small("wdsr-b-1x4-x3"),
+    "wdsr-a": small("wdsr-a-1x4-x2"),
+    "edsr": small("edsr-1x4-x4"),
+    "batch norm": small("wdsr-b-2x4-x2", norm="batch"),
+    "res_scale": small("wdsr-a-1x4-x2", res_scale=0.3),
+    "group": small("wdsr-a-1x4-x2", expansion_conv="group"),
+    "other mean": small("wdsr-b-1x4-x2", mean=(0, 0.5, 1), std=1),
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_it_writes_a_bundle_that_runs(model: EDSR | WDSR, tmp_path: Path) -> None:
+    done = quick(model, tmp_path / "bundle")
+    assert done.parity.passed
+    assert done.bundle is not None
+    assert done.bundle.config == model.config
+    assert done.latency.keys() == set(SIZES)
+    assert all(latency.p50_ms > 0 for latency in done.latency.values())
+    assert done.backend == "onnxruntime"
+    assert done.savings
+    upscale, frame = reference(model), frames()["cup"]
+    with wdsr_edge.load(tmp_path / "bundle") as sr:
+        assert np.abs(sr(frame).astype(int) - upscale(frame)).max() <= 1
+        deep = sr(frame.astype(np.uint16) * 257)
+        with torch.inference_mode():
+            x = torch.from_numpy(frame.transpose(2, 0, 1)[None].astype(np.float32) / 255)
+            expected = model.eval()(x)[0].permute(1, 2, 0).numpy().clip(0, 1)
+        assert np.abs(deep / 65535 - expected).max() < 1e-4
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_the_golden_pair_verifies(tmp_path: Path) -> None:
+    model = small()
+    bundle = quick(model, tmp_path / "bundle").bundle
+    assert bundle is not None
+    lr, sr = bundle.golden()
+    np.testing.assert_array_equal(lr, golden_frame())
+    np.testing.assert_array_equal(sr, reference(model)(lr))
+    (parity,) = verify(load_model(tmp_path / "bundle"), tmp_path / "bundle", {"golden": lr})
+    assert parity.passed
+
+
+def test_the_manifest_says_how_it_was_made(tmp_path: Path) -> None:
+    model = small()
+    done = quick(model, tmp_path / "bundle", details={"trained": {"steps": 100, "note": "é"}})
+    manifest = json.loads((tmp_path / "bundle" / MANIFEST).read_text(encoding="utf-8"))
+    assert done.bundle is not None
+    assert manifest == done.bundle.manifest
+    assert manifest["format_version"] == 1
+    assert manifest["name"] == "wdsr-b-1x4-x2"
+    assert manifest["trained"] == {"steps": 100, "note": "é"}
+    assert manifest["weights_sha256"] == weights_hash(fold(model))
+    assert manifest["calibration"] is None
+    assert manifest["versions"].keys() == {"wdsr-edge", "torch", "onnx"}
+    parity = manifest["parity"]["fp32"]
+    assert parity["images"] == ["coffee", "cup"]
+    assert parity["max_levels"] == done.parity.total.max_levels
+    names = {"fp32.onnx", "fp32-float.onnx", WEIGHTS, GOLDEN_LR, GOLDEN_SR}
+    assert manifest["files"].keys() == names
+    assert contents(tmp_path / "bundle").keys() == {*names, MANIFEST}
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((tmp_path / "bundle" / name).read_bytes()).hexdigest() == digest
+
+
+def test_the_manifest_is_strict_json_even_when_parity_is_perfect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal images have an infinite PSNR, and JSON has no Infinity: other readers would refuse it."""
+
+    def strict(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    model = small()
+    exact = reference(model)
+    monkeypatch.setattr(pipeline, "check_parity", lambda m, _, f, p: check_parity(m, exact, f, p))
+    quick(model, tmp_path / "bundle")
+    json.loads((tmp_path / "bundle" / MANIFEST).read_text(), parse_constant=strict)
+
+
+def test_the_weights_in_the_bundle_are_the_models(tmp_path: Path) -> None:
+    model = small(norm="batch")
+    quick(model, tmp_path / "bundle")
+    stored = load_checkpoint(tmp_path / "bundle" / WEIGHTS)
+    assert stored.config == model.config
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, stored.state_dict()[name])
+
+
+def test_two_deploys_give_the_same_files(tmp_path: Path) -> None:
+    model = small()
+    quick(model, tmp_path / "a")
+    quick(model, tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_an_old_bundle_is_replaced(tmp_path: Path) -> None:
+    quick(small(), tmp_path / "bundle", details={"old": True})
+    (tmp_path / "bundle" / "golden" / "stale.png").write_bytes(b"")
+    other = small("wdsr-a-1x4-x3", seed=1)
+    quick(other, tmp_path / "bundle")
+    loaded = Bundle.load(tmp_path / "bundle")
+    assert loaded.config == other.config
+    assert "old" not in loaded.manifest
+    assert not (tmp_path / "bundle" / "golden" / "stale.png").exists()
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_failing_parity_writes_nothing_and_says_why(old: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if old:
+        quick(small(seed=3), tmp_path / "bundle")
+    before = contents(tmp_path)
+    real = pipeline.open_session
+
+    class Swapped:
+        """Red and blue swapped on output."""
+
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def run(self, batch: NDArray[Any]) -> NDArray[Any]:
+            return np.ascontiguousarray(self.inner.run(batch)[..., ::-1])
+
+        def close(self) -> None:
+            self.inner.close()
+
+    monkeypatch.setattr(pipeline, "open_session", lambda *args: Swapped(real(*args)))
+    stages: list[str] = []
+    done = quick(small(), tmp_path / "bundle", on_stage=stages.append)
+    assert done.bundle is None
+    assert not done.parity.passed
+    assert done.parity.diagnosis.startswith("red and blue swapped on output: ")
+    assert done.latency == {}
+    assert stages == ["fold and export", "verify"]
+    assert contents(tmp_path) == before
+
+
+def test_stages_are_told(tmp_path: Path) -> None:
+    stages: list[str] = []
+    quick(small(), tmp_path / "bundle", on_stage=stages.append)
+    assert stages == ["fold and export", "verify", "benchmark", "write"]
+
+
+def test_a_model_that_cannot_be_folded_writes_nothing(tmp_path: Path) -> None:
+    model = small()
+    model.head.register_forward_hook(lambda *_: None)  # type: ignore[union-attr]
+    with pytest.raises(ExportError):
+        quick(model, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="no bundle"):
+        quick(small(), tmp_path / "home")
+    assert contents(tmp_path / "home") == {"thesis.txt": b"precious"}
+
+
+def test_a_folder_that_is_no_bundle_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("precious")
+    stages: list[str] = []
+    with pytest.raises(InputError):
+        quick(small(), tmp_path / "home", on_stage=stages.append)
+    assert "benchmark" not in stages
+
+
+def test_no_frames_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        deploy(small(), tmp_path / "bundle", {}, sizes=SIZES, seconds=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("details", [{"files": {}}, {"config": {}}, {"format_version": 9}, {"parity": "excellent"}])
+def test_details_do_not_replace_what_was_measured(details: dict[str, Any], tmp_path: Path) -> None:
+    try:
+        done = quick(small(), tmp_path / "bundle", details=details)
+    except wdsr_edge.WdsrError:
+        assert list(tmp_path.iterdir()) == []
+        return
+    assert done.bundle is not None
+    assert done.bundle.has("fp32.onnx")
+    assert done.bundle.manifest["parity"]["fp32"]["max_levels"] <= 1
+
+
+def test_deploy_only_reads_the_model(tmp_path: Path) -> None:
+    model = small(norm="batch").train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    quick(model, tmp_path / "bundle")
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
