@@ -49,9 +49,7 @@ def test_every_error_names_an_extra_that_exists() -> None:
     sources = [path for folder in ("wdsr_edge", "export", "calibration") for path in (ROOT / folder).rglob("*.py")]
     found = {name for path in sources for name in re.findall(r"wdsr-edge\[(\w+)\]", path.read_text(encoding="utf-8"))}
     found |= {
-        name
-        for path in sources
-        for name in re.findall(r'require\("\w+", "(\w+)"\)', path.read_text(encoding="utf-8"))
+        name for path in sources for name in re.findall(r'require\("\w+", "(\w+)"\)', path.read_text(encoding="utf-8"))
     }
     assert found >= {"onnxruntime", "export", "train", "image16"}
     for extra in found:

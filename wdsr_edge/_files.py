@@ -29,14 +29,19 @@ def replacing(path: str | os.PathLike[str], *, directory: bool = False) -> Itera
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", dir=target.parent))
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror}") from error
+    fresh, old = scratch / name, scratch / f"{name[:200]}.old"
     try:
-        fresh = scratch / target.name
         if directory:
             fresh.mkdir()
         yield fresh
-        if directory and target.exists():
-            target.rename(scratch / "replaced")
-        fresh.rename(target)
+        try:
+            if directory and target.exists():
+                target.rename(old)
+            fresh.rename(target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                old.rename(target)
+            raise
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
     finally:

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import stat
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,8 @@ GOLDEN_LR, GOLDEN_SR = "golden/lr.png", "golden/sr.png"
 
 _NAME = re.compile(r"(golden/)?[a-z0-9][a-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_LARGEST = {"manifest": 1 << 20, "file": 1 << 30}
+_RESERVED = frozenset({"format_version", "name", "config", "files"})
+_LARGEST_MANIFEST, _LARGEST_FILE, _LARGEST_GOLDEN = 1 << 20, 1 << 28, 1 << 22
 
 
 def onnx_name(precision: Precision, io: Io = "uint8") -> str:
@@ -98,7 +100,7 @@ class Bundle:
         """The bytes of a listed file, hashed as they are returned."""
         if not self.has(name):
             raise BundleError(f"{self.path}: holds no {name}")
-        data = _read_file(self.path, name, _LARGEST["file"])
+        data = _read_file(self.path, name, _LARGEST_FILE)
         if hashlib.sha256(data).hexdigest() != self.manifest["files"][name]:
             raise BundleError(f"{self.path}: {name} does not match its sha256: copy or build the bundle again")
         return data
@@ -112,23 +114,24 @@ class Bundle:
 
     def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The golden LR frame and the PyTorch reference's SR of it, uint8 HWC RGB."""
-        from PIL import Image
-
-        images = []
-        for name in (GOLDEN_LR, GOLDEN_SR):
-            try:
-                with Image.open(io.BytesIO(self.read(name)), formats=["PNG"]) as image:
-                    if image.width * image.height > 1 << 24:
-                        raise BundleError(
-                            f"{self.path}: {name} is {image.width}x{image.height}, too large for a golden frame"
-                        )
-                    images.append(np.array(image.convert("RGB")))
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
-                raise BundleError(f"{self.path}: {name} cannot be read ({error})") from error
-        lr, sr = images
+        lr, sr = (self._png(name) for name in (GOLDEN_LR, GOLDEN_SR))
         if sr.shape[:2] != (lr.shape[0] * self.config.scale, lr.shape[1] * self.config.scale):
             raise BundleError(f"{self.path}: golden frames {lr.shape} and {sr.shape} do not fit x{self.config.scale}")
         return lr, sr
+
+    def _png(self, name: str) -> NDArray[np.uint8]:
+        from PIL import Image
+
+        data = self.read(name)
+        width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
+        if not data.startswith(b"\x89PNG\r\n\x1a\n") or not 0 < width * height <= _LARGEST_GOLDEN:
+            raise BundleError(f"{self.path}: {name} is no PNG of at most {_LARGEST_GOLDEN} pixels")
+        try:
+            with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+                warnings.simplefilter("ignore")
+                return np.array(image.convert("RGB"))
+        except Exception as error:  # Pillow raises nearly anything on damaged files
+            raise BundleError(f"{self.path}: {name} cannot be read ({error})") from error
 
     def _check_graph(self, name: str, data: bytes) -> None:
         try:
@@ -143,9 +146,12 @@ def write_bundle(
 ) -> Bundle:
     """Write ``files`` and a manifest with ``details`` as a bundle at ``path``, replacing one there only when complete.
 
-    Raises InputError if ``path`` holds something else than a bundle. Returns the bundle, loaded and checked.
+    Raises InputError if ``path`` holds something else than a bundle, or ``details`` says what the bundle says itself.
+    Returns the bundle, loaded and checked.
     """
     target = check_target(path)
+    if _RESERVED & details.keys():
+        raise InputError(f"details may not hold {', '.join(sorted(_RESERVED & details.keys()))}")
     manifest = {
         "format_version": FORMAT_VERSION,
         "name": config.name,
@@ -157,7 +163,7 @@ def write_bundle(
         for name, data in files.items():
             (fresh / name).parent.mkdir(exist_ok=True)
             (fresh / name).write_bytes(data)
-        (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         Bundle.load(fresh)
     return Bundle.load(target)
 
@@ -165,21 +171,26 @@ def write_bundle(
 def check_target(path: str | os.PathLike[str]) -> Path:
     """``path``, if a bundle may be written there: nothing, an empty folder or a bundle. InputError otherwise."""
     target = Path(path)
-    if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
+    if target.is_dir() and any(target.iterdir()):
+        try:
+            _read_manifest(target)
+        except BundleError as error:
+            raise InputError(f"{target} exists and is no bundle: choose another output directory") from error
+    elif target.exists() and not target.is_dir():
         raise InputError(f"{target} exists and is no bundle: choose another output directory")
     return target
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         raise BundleError(f"{directory}: no such bundle directory")
     try:
-        manifest = json.loads(_read_file(directory, MANIFEST, _LARGEST["manifest"]))
+        manifest = json.loads(_read_file(directory, MANIFEST, _LARGEST_MANIFEST))
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{directory}: {MANIFEST} is not JSON ({error})") from error
-    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
-        found = manifest.get("format_version") if isinstance(manifest, dict) else None
-        raise BundleError(f"{directory}: bundle format {found!r}, this version reads {FORMAT_VERSION}")
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise BundleError(f"{directory}: bundle format {str(version)[:20]!r}, this version reads {FORMAT_VERSION}")
     files = manifest.get("files")
     if not isinstance(files, dict) or "config" not in manifest:
         raise BundleError(f"{directory}: {MANIFEST} lacks files or config")
@@ -188,12 +199,15 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
             raise BundleError(f"{directory}: file name {name[:100]!r} is refused: plain names only")
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
             raise BundleError(f"{directory}: {name} has no sha256 in {MANIFEST}")
-    return manifest
+    checked: dict[str, Any] = manifest
+    return checked
 
 
 def _read_file(directory: Path, name: str, largest: int) -> bytes:
     """A regular file inside ``directory``, never through a link."""
     path = directory / name
+    if path.parent != directory and path.parent.is_symlink():
+        raise BundleError(f"{directory}: {path.parent.name} is a link, which is refused")
     try:
         with open(
             os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)), "rb"
@@ -208,16 +222,16 @@ def _read_file(directory: Path, name: str, largest: int) -> bytes:
 
 def _check_contract(summary: OnnxSummary, config: ModelConfig, io: Io) -> None:
     """The graph's interface and metadata must say what the manifest says."""
-    s = config.scale
-    if io == "uint8":
-        expected = {"lr": ("uint8", 4), "sr": ("uint8", 4)}
-    else:
-        expected = {"lr": ("float32", 4), "sr": ("float32", 4)}
-    found = {
-        name: (dtype, len(shape)) for ends in (summary.inputs, summary.outputs) for name, (dtype, shape) in ends.items()
-    }
-    if found != expected or list(summary.inputs) != ["lr"]:
-        raise BundleError(f"its interface is {found}, expected {expected}")
+    height, channel = (1, 3) if io == "uint8" else (2, 1)
+    shape = summary.inputs.get("lr", ("", ()))[1]
+    if len(shape) != 4 or shape[channel] != 3:
+        raise BundleError(f"its interface is wrong: input lr has shape {list(shape)}")
+    big = list(shape)
+    for axis in (height, height + 1):
+        side = shape[axis]
+        big[axis] = side * config.scale if isinstance(side, int) else f"{config.scale}*{side}"
+    if summary.inputs != {"lr": (io, shape)} or summary.outputs != {"sr": (io, tuple(big))}:
+        raise BundleError(f"its interface is {summary.inputs} to {summary.outputs}, expected {io} lr to {io} sr {big}")
     try:
         stated = {
             key: json.loads(summary.metadata.get(f"{METADATA_PREFIX}{key}", "null"))
@@ -226,5 +240,5 @@ def _check_contract(summary: OnnxSummary, config: ModelConfig, io: Io) -> None:
         agrees = ModelConfig.from_dict(stated.pop("config")) == config
     except (ValueError, RecursionError) as error:
         raise BundleError(f"its metadata cannot be read ({error})") from error
-    if not agrees or stated != {"scale": s, "halo": config.halo, "io": io, "color_order": "rgb"}:
+    if not agrees or stated != {"scale": config.scale, "halo": config.halo, "io": io, "color_order": "rgb"}:
         raise BundleError(f"its metadata disagrees with the manifest: {stated}")

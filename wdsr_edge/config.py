@@ -89,9 +89,9 @@ class ModelConfig:
         mean = tuple(self.mean) if isinstance(self.mean, (list, tuple)) else ()
         if len(mean) != 3 or not all(_is_between(value, 0, 1) for value in mean):
             raise InputError(f"mean must be three numbers from 0 to 1, got {self.mean!r}")
-        for name, least, most in (("low_rank", 1e-4, 1.0), ("std", 1e-3, 1e3), ("res_scale", 1e-4, 1e3)):
-            if not _is_between(getattr(self, name), least, most):
-                raise InputError(f"{name} must be a number from {least:g} to {most:g}, got {getattr(self, name)!r}")
+        for name, lowest, highest in (("low_rank", 1e-4, 1.0), ("std", 1e-3, 1e3), ("res_scale", 1e-4, 1e3)):
+            if not _is_between(getattr(self, name), lowest, highest):
+                raise InputError(f"{name} must be a number from {lowest:g} to {highest:g}, got {getattr(self, name)!r}")
         if self.arch == "wdsr-b" and self.low_rank_channels < 1:
             raise InputError(f"low_rank {self.low_rank!r} leaves nothing of {self.channels} channels")
         if self.expansion_conv == "group" and self.channels % GROUPS:

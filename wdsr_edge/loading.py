@@ -64,12 +64,14 @@ def load(
 def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:
     """Directory of a bundle, given it or a zoo name; InputError lists the names there are."""
     text = os.fspath(path_or_name)
+    if len(text) > 4000 or "\0" in text:
+        raise InputError(f"{text[:60]!r}... is no path and no name of a model")
     if os.path.isdir(text) or os.path.basename(text) != text:
         return Path(text)
     for folder in _zoo_folders():
-        if (folder / text / MANIFEST).is_file():
+        if os.path.isfile(folder / text / MANIFEST):
             return folder / text
-    raise InputError(f"no model {text!r}: expected a bundle directory or one of {', '.join(zoo_names())}")
+    raise InputError(f"no model {text[:100]!r}: expected a bundle directory or one of {', '.join(zoo_names())}")
 
 
 def zoo_names() -> list[str]:

@@ -20,7 +20,8 @@ OPERATORS = frozenset(
 
 _UINT8, _FLOAT = 2, 1
 _DTYPES = {_UINT8: "uint8", _FLOAT: "float32"}
-_Field = tuple[int, int | bytes]
+_Value = int | bytes | None
+_Field = tuple[int, _Value]
 TensorInfo = tuple[str, tuple[int | str, ...]]
 """dtype and shape; dynamic dimensions are names."""
 
@@ -53,14 +54,14 @@ def _read_model(data: bytes) -> OnnxSummary:
     opset, graph, metadata = 0, b"", {}
     for number, value in _fields(data):
         if number == 7:
+            if graph:
+                raise BundleError("a graph in several pieces is refused")
             graph = _bytes(value)
         elif number == 8:
-            domain, version = b"", 0
-            for part, item in _fields(_bytes(value)):
-                domain, version = (_bytes(item), version) if part == 1 else (domain, _int(item))
-            if domain not in (b"", b"ai.onnx"):
-                raise BundleError(f"custom operator set {domain.decode(errors='replace')!r} is refused")
-            opset = version
+            imported = _message(value)
+            if imported.get(1, b"") not in (b"", b"ai.onnx"):
+                raise BundleError(f"custom operator set {_text(imported[1])!r} is refused")
+            opset = _int(imported.get(2, 0))
         elif number == 14:
             key, text = _strings(_bytes(value), 1, 2)
             metadata[key] = text
@@ -80,6 +81,8 @@ def _read_model(data: bytes) -> OnnxSummary:
             raise BundleError("sparse tensors in an ONNX file are refused")
         elif number in (11, 12):
             name, kind = _value_info(_bytes(value))
+            if name in inputs or name in outputs:
+                raise BundleError(f"two inputs or outputs named {name!r} are refused")
             (inputs if number == 11 else outputs)[name] = kind
     return OnnxSummary(opset, inputs, outputs, operators, metadata)
 
@@ -109,33 +112,38 @@ def _check_tensor(data: bytes) -> None:
 
 
 def _value_info(data: bytes) -> tuple[str, TensorInfo]:
-    name, dtype, shape = "", "", []
-    for number, value in _fields(data):
-        if number == 1:
-            name = _text(value)
-        elif number == 2:
-            tensor = next((_bytes(item) for part, item in _fields(_bytes(value)) if part == 1), b"")
-            for part, item in _fields(tensor):
-                if part == 1:
-                    dtype = _DTYPES.get(_int(item), f"type {item!r}")
-                elif part == 2:
-                    for _, dim in _fields(_bytes(item)):
-                        sizes = list(_fields(_bytes(dim)))
-                        shape.append(_text(sizes[0][1]) if sizes and sizes[0][0] == 2 else _int(sizes[0][1]))
-    return name, (dtype, tuple(shape))
+    info = _message(data)
+    tensor = _message(_message(info.get(2, b"")).get(1, b""))
+    element = _int(tensor.get(1, 0))
+    shape: list[int | str] = []
+    for _, dim in _fields(_bytes(tensor.get(2, b""))):
+        size = _message(_bytes(dim))
+        shape.append(_text(size[2]) if 2 in size else _int(size.get(1, 0)))
+    return _text(info.get(1, b"")), (_DTYPES.get(element, f"type {element}"), tuple(shape))
 
 
 def _strings(data: bytes, *numbers: int) -> tuple[str, ...]:
-    found = dict(_fields(data))
+    found = _message(data)
     return tuple(_text(found.get(number, b"")) for number in numbers)
 
 
+def _message(data: _Value) -> dict[int, _Value]:
+    """Fields of a message in which none may stand twice: protobuf would merge them, and we would see one."""
+    fields = list(_fields(_bytes(data)))
+    found = dict(fields)
+    if len(found) != len(fields):
+        raise ValueError("a field stands twice")
+    return found
+
+
 def _fields(data: bytes) -> Iterator[_Field]:
-    """Field numbers and values of one message: integers, or bytes for everything that has a length."""
+    """Field numbers and values of one message: integers, bytes for what has a length, None for fixed-width numbers."""
     position = 0
     while position < len(data):
         key, position = _varint(data, position)
         number, wire = key >> 3, key & 7
+        if not 0 < number < 1 << 29:
+            raise ValueError(f"field number {number}")
         if wire == 0:
             integer, position = _varint(data, position)
             yield number, integer
@@ -148,7 +156,7 @@ def _fields(data: bytes) -> Iterator[_Field]:
             raise ValueError(f"wire type {wire} at byte {position}")
         if position + size > len(data):
             raise ValueError("it ends too early")
-        yield number, data[position : position + size]
+        yield number, data[position : position + size] if wire == 2 else None
         position += size
 
 
@@ -164,17 +172,17 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
             raise ValueError(f"an integer at byte {position} is too long")
 
 
-def _int(value: int | bytes) -> int:
-    if isinstance(value, bytes):
-        raise TypeError("bytes where an integer belongs")
+def _int(value: _Value) -> int:
+    if not isinstance(value, int):
+        raise TypeError("something else where an integer belongs")
     return value
 
 
-def _bytes(value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        raise TypeError("an integer where bytes belong")
+def _bytes(value: _Value) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError("a number where bytes belong")
     return value
 
 
-def _text(value: int | bytes) -> str:
+def _text(value: _Value) -> str:
     return _bytes(value).decode()

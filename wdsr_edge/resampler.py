@@ -27,7 +27,7 @@ def resize_bicubic(image: Image, scale: float | Fraction) -> Image:
     if ratio is None:
         raise InputError(f"scale must be 1/2, 1/3, 1/4 or an integer from 1 to 4, got {scale!r}")
     if not isinstance(image, np.ndarray):
-        raise InputError(f"expected a numpy array, got {type(image).__name__}: convert it with numpy.asarray")
+        raise InputError(f"expected a uint8, uint16 or float array, got {type(image).__name__}: use numpy.asarray")
     if image.ndim not in (2, 3) or 0 in image.shape or not _is_image(image.dtype):
         raise InputError(f"expected a uint8, uint16 or float HxW or HxWxC image, got {image.dtype} {image.shape}")
     return np.ascontiguousarray(_resize_axis(_resize_axis(image, ratio, 0), ratio, 1))

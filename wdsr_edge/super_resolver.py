@@ -159,14 +159,21 @@ class SuperResolver:
         """One call of the engine."""
         if window.dtype == np.uint8:
             big: Frame = self._session.run(np.ascontiguousarray(window[None]))[0]
-            return big
+            return self._right_size(window, big)
         with self._lock:
             if self._float_session is None:
                 self._float_session = self._open_float_session()
         top = np.float32(65535 if window.dtype == np.uint16 else 1)
         planar = np.ascontiguousarray(window.transpose(2, 0, 1)[None], np.float32) / top
         packed = np.ascontiguousarray(self._float_session.run(planar)[0].transpose(1, 2, 0)).clip(0, 1)
+        packed = self._right_size(window, packed)
         return np.rint(packed * top).astype(np.uint16) if window.dtype == np.uint16 else packed
+
+    def _right_size(self, window: Frame, big: Frame) -> Frame:
+        expected = (window.shape[0] * self.scale, window.shape[1] * self.scale, 3)
+        if big.shape != expected:
+            raise BackendError(f"the graph made {big.shape} of {window.shape}, expected {expected}: export it again")
+        return big
 
     def _grey(self, frame: Frame) -> Frame:
         luma: Frame = self._rgb(np.repeat(frame[..., None], 3, axis=2)).dot(_LUMA)

@@ -29,7 +29,9 @@ class Builder:
         self.graph = graph
 
     def constant(self, name: str, value: ArrayLike) -> ir.Value:
-        """An initializer; ``value`` keeps its dtype."""
+        """An initializer; ``value`` keeps its dtype. A name that is taken gets a number."""
+        taken = self.graph.initializers
+        name = next(n for n in (name, *(f"{name}_{i}" for i in range(2, len(taken) + 3))) if n not in taken)
         tensor = ir.tensor(np.ascontiguousarray(value), name=name)
         made = ir.val(name, tensor.dtype, tensor.shape.numpy(), const_value=tensor)
         self.graph.register_initializer(made)

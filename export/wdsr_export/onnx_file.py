@@ -40,6 +40,8 @@ def export_onnx(
         raise InputError(f"precision {precision!r} cannot be exported yet: choose fp32")
     if io not in ("uint8", "float32"):
         raise InputError(f"io must be uint8 or float32, got {io!r}")
+    if size is not None and min(size) < 1:
+        raise InputError(f"size must be at least 1x1, got {size}")
     folded = fold(model)
     graph = float_graph(folded)
     savings = [run(graph) for run in (UINT8_PASSES if io == "uint8" else FLOAT_PASSES)]

@@ -88,7 +88,9 @@ def fold_input_affine(model: ir.Model) -> Saving:
         end = step.outputs[0]
         chain.append(step)
     convs = [use.node for use in end.uses()]
-    if not chain or any(conv.op_type != "Conv" or conv.attributes.get_int("group", 1) != 1 for conv in convs):
+    plain = [conv for conv in convs if conv.op_type == "Conv" and conv.attributes.get_int("group", 1) == 1]
+    done = len(chain) == 1 and chain[0].op_type == "Sub"
+    if not chain or done or not convs or len(plain) != len(convs) or end.is_graph_output():
         return Saving("fold_input_affine", 0, "nothing to fold")
     centre = Builder(graph).constant("mean", (-shift / factor).astype(np.float32).reshape(1, 3, 1, 1))
     centred = ir.val("lr_centred", ir.DataType.FLOAT)
@@ -168,7 +170,7 @@ def shuffle_in_nhwc(model: ir.Model) -> Saving:
     assert cast is not None
     pattern, node = [], cast.inputs[0].producer() if cast.inputs[0] is not None else None
     for op in ("Transpose", "Clip", "DepthToSpace"):
-        if cast.op_type != "Cast" or node is None or node.op_type != op:
+        if cast.op_type != "Cast" or node is None or node.op_type != op or not _is_used_once(node.outputs[0]):
             return Saving("shuffle_in_nhwc", 0, "no pixel shuffle at the end")
         pattern.append(node)
         source = node.inputs[0]
@@ -224,8 +226,10 @@ def _channel_constant(node: ir.Node) -> Array | None:
         return None
     for index in (1, 0) if node.op_type in ("Add", "Mul") else (1,):
         value = node.inputs[index]
-        if value is not None and value.const_value is not None and value.const_value.size in (1, 3):
-            return np.broadcast_to(value.const_value.numpy().astype(np.float64).reshape(-1), 3)
+        if value is not None and value.const_value is not None:
+            array = value.const_value.numpy()
+            if array.size == 1 or array.shape in ((3, 1, 1), (1, 3, 1, 1)):
+                return np.broadcast_to(array.astype(np.float64).reshape(-1), 3)
     return None
 
 
@@ -244,9 +248,13 @@ def _affine_step(op: str, factor: Array, shift: Array, constant: Array) -> tuple
 def _summed_convs(node: ir.Node) -> list[tuple[ir.Node, int]]:
     """The convolutions whose sum ``node`` gives, each with its output channels for each colour; none if others join."""
     repeat = 1
+    if not _is_used_once(node.outputs[0]):
+        return []
     while node.op_type == "DepthToSpace" and node.attributes["mode"].as_string() == "CRD":
         repeat *= node.attributes["blocksize"].as_int() ** 2
         node = _source(node)
+        if not _is_used_once(node.outputs[0]):
+            return []
     leaves = [node] if node.op_type == "Conv" else [_producer(value) for value in node.inputs]
     if node.op_type not in ("Conv", "Add") or any(leaf is None or leaf.op_type != "Conv" for leaf in leaves):
         return []
@@ -289,7 +297,7 @@ def _rewire(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
         use.node.replace_input_with(use.idx, new)
     for i, output in enumerate(graph.outputs):
         if output is old:
-            new.name, new.shape, old.name = old.name, old.shape, f"{old.name}_unused"
+            new.name, new.shape, new.type, old.name = old.name, old.shape, old.type, f"{old.name}_unused"
             graph.outputs[i] = new
 
 

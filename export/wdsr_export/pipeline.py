@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -89,12 +90,15 @@ def deploy(
     on_stage("write")
     lr = golden_frame()
     files |= {GOLDEN_LR: _png(lr), GOLDEN_SR: _png(reference(model)(lr))}
+    total = parity.total._asdict()
+    if math.isinf(parity.total.psnr_db):
+        total["psnr_db"] = None  # equal images: JSON has no infinity
     manifest = {
+        **(details or {}),
         "weights_sha256": weights_hash(fold(model)),
-        "parity": {"fp32": {"against": "PyTorch reference", "images": sorted(frames), **parity.total._asdict()}},
+        "parity": {"fp32": {"against": "PyTorch reference", "images": sorted(frames), **total}},
         "calibration": None,
         "versions": {"wdsr-edge": __version__, "torch": str(torch.__version__), "onnx": onnx.__version__},
-        **(details or {}),
     }
     return Deployment(write_bundle(output, model.config, files, manifest), backend, parity, latency, savings)
 

@@ -64,5 +64,5 @@ def report(error: Exception) -> int:
         text = f"{error.format_message()} Try 'wdsr-edge --help'."
     else:
         raise error
-    say(f"wdsr-edge: {' '.join(text.split())}")
+    say(f"wdsr-edge: {' '.join(text[:1000].split())}")
     return 2

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from tests.strategies import configs, trained_like
 from wdsr_edge import CheckpointError, WdsrError
-from wdsr_edge.models import EDSR, WDSR, ModelConfig, build, checkpoint, load_checkpoint, save_checkpoint
+from wdsr_edge.models import EDSR, WDSR, ModelConfig, build, load_checkpoint, save_checkpoint
 from wdsr_edge.models.checkpoint import CONFIG_KEY
 
 CONFIG = ModelConfig("wdsr-b", 1, 8, 2)
@@ -90,11 +90,12 @@ def test_paths_may_be_text_and_folders_are_made(tmp_path: Path) -> None:
 def test_a_crash_in_the_middle_of_save_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
 
-    def crash(tensors: Any, target: Any, metadata: Any) -> None:
-        Path(target).write_bytes(before[: len(before) // 2])
+    def crash(self: Path, data: bytes) -> int:
+        with open(self, "wb") as file:
+            file.write(data[: len(data) // 2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "save_file", crash)
+    monkeypatch.setattr(Path, "write_bytes", crash)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(build(CONFIG), path)
     assert path.read_bytes() == before

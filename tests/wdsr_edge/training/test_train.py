@@ -72,7 +72,7 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_state(
         return (lr * torch.nan, hr) if arguments[3] == (0, 4) else (lr, hr)
 
     monkeypatch.setattr(sys.modules["wdsr_edge.training.train"], "random_patches", poisoned)
-    with pytest.raises(InputError, match="loss is nan at step 4.*learning rate"):
+    with pytest.raises(InputError, match=r"loss is nan at step 4.*learning rate"):
         train(CONFIG, RECIPE, pairs, validation, tmp_path)
     monkeypatch.undo()
     steps: list[int] = []
