@@ -127,36 +127,45 @@ class SuperResolver:
             raise BackendError("this SuperResolver is closed: load it again")
 
     def _enlarge(self, frame: Frame, color: Color) -> Frame:
-        """A checked frame of any kind as RGB, and back to its kind."""
-        if frame.ndim == 2:
-            return self._grey(frame)
-        if frame.shape[2] == 1:
-            return self._grey(frame[..., 0])[..., None]
-        if color == "bgr":
-            order = [2, 1, 0, 3][: frame.shape[2]]
-            return np.ascontiguousarray(self._enlarge(frame[..., order], "rgb")[..., order])
-        if frame.shape[2] == 4:
-            return np.dstack([self._rgb(frame[..., :3]), _enlarge_alpha(frame[..., 3], self.scale)])
-        return self._rgb(frame)
-
-    def _rgb(self, frame: Frame) -> Frame:
-        """RGB [H, W, 3], window by window."""
-        height, width, _ = frame.shape
-        s = self.scale
-        if self._tile is None or max(height, width) <= self._tile + 2 * self.halo:
+        """A checked frame of any kind."""
+        s, (height, width) = self.scale, frame.shape[:2]
+        if frame.shape[2:] == (3,) and color == "rgb" and self._fits(height, width):
             return self._window(frame)
-        big = np.empty((height * s, width * s, 3), frame.dtype)
-        for row, column in tiles(height, width, self._tile, self.halo):
-            part = self._window(frame[row.start : row.stop, column.start : column.stop])
-            top, left = (row.first - row.start) * s, (column.first - column.start) * s
-            rows, columns = (row.last - row.first) * s, (column.last - column.first) * s
-            big[row.first * s : row.last * s, column.first * s : column.last * s] = part[
-                top : top + rows, left : left + columns
-            ]
+        big = np.empty((height * s, width * s, *frame.shape[2:]), frame.dtype)
+        if frame.ndim == 2:
+            self._fill(big, frame)
+        elif frame.shape[2] == 1:
+            self._fill(big[..., 0], frame[..., 0])
+        else:
+            channels = slice(0, 3) if color == "rgb" else slice(2, None, -1)
+            self._fill(big[..., channels], frame[..., channels])
+        if frame.shape[2:] == (4,):
+            big[..., 3] = _enlarge_alpha(frame[..., 3], s)
         return big
 
+    def _fits(self, height: int, width: int) -> bool:
+        """Whether a frame is one window."""
+        return self._tile is None or max(height, width) <= self._tile + 2 * self.halo
+
+    def _fill(self, big: Frame, frame: Frame) -> None:
+        """Write ``frame``, RGB or grey, enlarged into ``big``, window by window."""
+        s, (height, width) = self.scale, frame.shape[:2]
+        if self._tile is None:
+            big[...] = self._window(frame)
+            return
+        for row, column in tiles(height, width, self._tile, self.halo):
+            part = self._window(frame[row.start : row.stop, column.start : column.stop])
+            kept = part[
+                (row.first - row.start) * s : (row.last - row.start) * s,
+                (column.first - column.start) * s : (column.last - column.start) * s,
+            ]
+            big[row.first * s : row.last * s, column.first * s : column.last * s] = kept
+
     def _window(self, window: Frame) -> Frame:
-        """One call of the engine."""
+        """One call of an engine. Grey goes in as RGB and comes back as luma."""
+        if window.ndim == 2:
+            luma: Frame = self._window(np.repeat(window[..., None], 3, axis=2)).dot(_LUMA)
+            return luma if window.dtype == np.float32 else np.rint(luma)
         if window.dtype == np.uint8:
             big: Frame = self._session.run(np.ascontiguousarray(window[None]))[0]
             return self._right_size(window, big)
@@ -174,10 +183,6 @@ class SuperResolver:
         if big.shape != expected:
             raise BackendError(f"the graph made {big.shape} of {window.shape}, expected {expected}: export it again")
         return big
-
-    def _grey(self, frame: Frame) -> Frame:
-        luma: Frame = self._rgb(np.repeat(frame[..., None], 3, axis=2)).dot(_LUMA)
-        return luma if frame.dtype == np.float32 else np.rint(luma).astype(frame.dtype)
 
 
 def _checked(frame: Frame, color: Color) -> Frame:

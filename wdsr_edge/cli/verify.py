@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .._errors import InputError
 from .output import JsonFlag, ModelArgument, decibels, print_json, print_table, say
 
 
@@ -21,9 +22,9 @@ def run(
 ) -> None:
     """Prove parity: every ONNX precision against the PyTorch reference, in dB and levels; diagnose a failure.
 
-    Without PyTorch a bundle is checked against its golden frame, which the reference made.
+    Without PyTorch a bundle is checked against its golden frame, which the reference made. Exit code 1 if it fails.
     """
-    if importlib.util.find_spec("torch") is None:
+    if importlib.util.find_spec("torch") is None and images is None and onnx is None:
         reports = _against_golden(model)
     else:
         reports = _against_torch(model, images, onnx)
@@ -49,6 +50,8 @@ def _against_torch(model: str, images: Path | None, onnx: Path | None) -> list[d
     from ..images import list_images, read_rgb
     from ..samples import sample_frames
 
+    if onnx is None and model.endswith(".safetensors"):
+        raise InputError(f"{model} is a checkpoint and has no graphs: give one with --onnx, or deploy it first")
     frames = sample_frames() if images is None else {path.name: read_rgb(path) for path in list_images(images)}
     found = verify(load_model(model), model if onnx is None else onnx, frames)
     return [

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -78,6 +79,7 @@ def test_version() -> None:
         (["deploy", str(PHOTO)], ["safetensors"]),
         (["verify", MODEL, "--images", "missing"], ["missing"]),
         (["verify", MODEL, "--onnx", str(PHOTO)], ["chelsea.png"]),
+        (["verify", "x.safetensors"], ["x.safetensors", "--onnx"]),
         (["export", MODEL, "-o", "x.onnx", "--io", "int4"], ["int4"]),
         (["evaluate", MODEL, "missing"], ["missing"]),
         (["train", "wdsr-b-3x32-x2", "--data", "missing", "--validation", "x", "-o", "y"], ["missing"]),
@@ -146,13 +148,26 @@ def test_two_inputs_for_one_output(small_photo: Path) -> None:
     assert not target.exists()
 
 
-def test_verify_passes_and_names_a_wrong_graph(tmp_path: Path, small_photo: Path) -> None:
-    assert document(wdsr_edge("verify", MODEL, "--json"))["passed"]
-    graph = tmp_path / "x4.onnx"
-    assert wdsr_edge("export", MODEL, "-o", graph).returncode == 0
-    report = wdsr_edge("verify", MODEL, "--onnx", graph, "--images", small_photo)
-    assert report.returncode == 0
-    assert "passed" in report.stdout
+def test_verify_passes_on_the_shipped_model(small_photo: Path) -> None:
+    assert document(wdsr_edge("verify", MODEL, "--images", small_photo, "--json"))["passed"]
+
+
+def test_verify_names_what_is_wrong_with_a_graph(tmp_path: Path, small_photo: Path) -> None:
+    graph = tmp_path / "graph.onnx"
+    assert wdsr_edge("export", MODEL, "-o", graph, "--io", "float32").returncode == 0
+    assert wdsr_edge("verify", MODEL, "--onnx", graph, "--images", small_photo).returncode == 0
+    model = onnx.load(graph)
+    for tensor in model.graph.initializer:
+        if tensor.name in ("head.weight", "skip.weight"):
+            swapped = onnx.numpy_helper.to_array(tensor)[:, ::-1]
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(swapped), tensor.name))
+        elif tensor.name == "mean":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)[:, ::-1].copy(), "mean"))
+    onnx.save(model, graph)
+    done = wdsr_edge("verify", MODEL, "--onnx", graph, "--images", small_photo)
+    assert done.returncode == 1
+    assert "FAILED" in done.stdout
+    assert "red and blue swapped on input" in done.stderr
 
 
 def test_deploy_makes_a_bundle_that_runs(tmp_path: Path, small_photo: Path) -> None:
