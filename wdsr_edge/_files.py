@@ -24,11 +24,7 @@ def replacing(path: str | os.PathLike[str], *, directory: bool = False) -> Itera
         raise InputError(f"{str(path)[:100]!r} is no name for a file: choose another")
     if target.is_dir() and not directory:
         raise InputError(f"{target} is a directory: name a file in it")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", dir=target.parent))
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror}") from error
+    scratch = _scratch(target.parent, f".{name[:64]}.", target)
     fresh, old = scratch / name, scratch / f"{name[:200]}.old"
     try:
         if directory:
@@ -46,3 +42,19 @@ def replacing(path: str | os.PathLike[str], *, directory: bool = False) -> Itera
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_folder(path: Path) -> None:
+    """Create folder ``path`` and see that it can be written to; InputError if not. For use before long work."""
+    shutil.rmtree(_scratch(path, ".check.", path))
+
+
+def _scratch(folder: Path, prefix: str, what: Path) -> Path:
+    """A new folder in ``folder``, for writing ``what``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"cannot write {what}: {folder} or a parent of it is a file, not a folder") from error
+    except OSError as error:
+        raise InputError(f"cannot write {what}: {error.strerror}") from error

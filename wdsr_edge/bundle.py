@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import BundleError, InputError
-from ._files import replacing
+from ._files import check_folder, replacing
 from .config import ModelConfig
 from .onnx_reader import OnnxSummary, read_onnx
 
@@ -169,7 +169,7 @@ def write_bundle(
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:
-    """``path``, if a bundle may be written there: nothing, an empty folder or a bundle. InputError otherwise."""
+    """``path``, if a bundle can be written there: over nothing, an empty folder or a bundle. InputError otherwise."""
     target = Path(path)
     if target.is_dir() and any(target.iterdir()):
         try:
@@ -178,6 +178,7 @@ def check_target(path: str | os.PathLike[str]) -> Path:
             raise InputError(f"{target} exists and is no bundle: choose another output directory") from error
     elif target.exists() and not target.is_dir():
         raise InputError(f"{target} exists and is no bundle: choose another output directory")
+    check_folder(target.absolute().parent)
     return target
 
 

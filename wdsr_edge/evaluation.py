@@ -42,11 +42,19 @@ class Score:
     """Structural similarity on luma."""
 
 
-def load_pairs(folders: Iterable[str | os.PathLike[str]], scale: int, *, least: int = 1) -> list[Pair]:
+def load_pairs(
+    folders: Iterable[str | os.PathLike[str]],
+    scale: int,
+    *,
+    least: int = 0,
+    on_left_out: Callable[[Path], None] = lambda path: None,
+) -> list[Pair]:
     """Every image of ``folders`` as HR, cropped to a multiple of ``scale``, with its bicubic LR; sorted by path.
 
-    Images whose LR is under ``least`` pixels a side are left out. Raises InputError if none remains.
+    Images whose LR is under ``least`` pixels a side (by default, and at the least, what SSIM needs) are left out, and
+    told to ``on_left_out``. Raises InputError if none remains.
     """
+    least = max(least, -(-11 // scale) + 2)
     folders = list(folders)
     pairs = []
     for path in (path for folder in folders for path in list_images(Path(folder))):
@@ -55,6 +63,8 @@ def load_pairs(folders: Iterable[str | os.PathLike[str]], scale: int, *, least: 
         if min(height, width) >= least * scale:
             hr = np.ascontiguousarray(hr[:height, :width])
             pairs.append(Pair(path.stem, bicubic(hr, 1 / scale), hr))
+        else:
+            on_left_out(path)
     if not pairs:
         raise InputError(f"no image of at least {least * scale} pixels a side in {', '.join(map(str, folders))}")
     return pairs
@@ -71,8 +81,11 @@ def evaluate(upscale: Upscale, pairs: Sequence[Pair]) -> list[Score]:
     for name, lr, hr in pairs:
         shave = len(hr) // len(lr)
         sr = upscale(lr)
-        luma = psnr(sr, hr, shave=shave, luma=True)
-        scores.append(Score(name, luma, psnr(sr, hr, shave=shave), ssim(sr, hr, shave=shave, luma=True)))
+        try:
+            luma = psnr(sr, hr, shave=shave, luma=True)
+            scores.append(Score(name, luma, psnr(sr, hr, shave=shave), ssim(sr, hr, shave=shave, luma=True)))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
     return scores
 
 

@@ -77,7 +77,7 @@ def list_images(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder")
+        raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file or folder'}")
     found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file())
     if not found:
         raise InputError(f"{path}: no images ({' '.join(sorted(SUFFIXES))}) in this folder")
@@ -112,7 +112,8 @@ def read_picture(path: Path, *, max_pixels: int = 250_000_000) -> Picture:
     except WdsrError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        spoken = isinstance(error, (OSError, SyntaxError)) and str(error)
+        reason = getattr(error, "strerror", None) or (" ".join(str(error).split()) if spoken else "it is damaged")
         raise InputError(f"{path}: cannot be read as an image ({reason}): is the file complete?") from error
 
 
@@ -144,7 +145,9 @@ def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:
             if through_vips:
                 write_deep(fresh, pixels, icc=picture.icc, exif=picture.exif, dpi=dpi)
             else:
-                Image.fromarray(pixels).save(fresh, kind, **_options(kind, picture, dpi, quality))
+                encoded = io.BytesIO()  # in memory, so that a full disk is one error of ours and not of a C library
+                Image.fromarray(pixels).save(encoded, kind, **_options(kind, picture, dpi, quality))
+                fresh.write_bytes(encoded.getbuffer())
                 if kind == "TIFF" and picture.exif:
                     append_exif(fresh, picture.exif)
     except WdsrError:

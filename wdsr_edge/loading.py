@@ -32,8 +32,8 @@ def load(
 
     ``backend``: ``auto`` takes the first installed of the documented order (now: onnxruntime). ``precision``:
     ``auto`` takes the most exact that the bundle holds. ``tile``: core edge in LR pixels, ``"auto"``, or None for
-    whole frames. ``device`` picks a GPU; ``engine`` and ``cache_dir`` name a compiled engine and where they are kept:
-    ONNX Runtime on the CPU has neither, so ``device`` must be 0 and ``engine`` None there.
+    whole frames. ``device`` picks a GPU and ``engine`` names a compiled engine: ONNX Runtime on the CPU has neither, so
+    they must be 0 and None there. ``cache_dir`` is where compiled engines are kept; it is not used without any.
     Raises InputError for a bad argument or an unknown name, BundleError for a bundle that is damaged or hostile,
     BackendError or MissingExtraError if no engine takes it.
     """
@@ -63,6 +63,8 @@ def load(
 
 def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:
     """Directory of a bundle, given it or a zoo name; InputError lists the names there are."""
+    if not isinstance(path_or_name, (str, os.PathLike)):
+        raise InputError(f"a model is named by a string or a path, got {type(path_or_name).__name__}")
     text = os.fspath(path_or_name)
     if len(text) > 4000 or "\0" in text:
         raise InputError(f"{text[:60]!r}... is no path and no name of a model")

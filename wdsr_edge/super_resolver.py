@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -66,10 +67,24 @@ class SuperResolver:
         self._session = session
         self._float_session: Session | None = None
         self._open_float_session = open_float_session
-        self._worker: ThreadPoolExecutor | None = None
         self._closed = False
+        self._start()
+
+    def _start(self) -> None:
+        """The state that belongs to one process: no worker and no call under way."""
+        self._process = os.getpid()
+        self._worker: ThreadPoolExecutor | None = None
         self._calls = 0
         self._lock = threading.Condition()
+
+    def _own(self) -> threading.Condition:
+        """The lock, made anew in a forked child, where the parent's threads do not exist."""
+        if self._process != os.getpid():
+            self._start()
+        return self._lock
+
+    def __reduce__(self) -> str:
+        raise InputError("a SuperResolver cannot be copied to another process: load it there")
 
     def __call__(self, frame: Frame, color: Color = "rgb") -> Frame:
         """``frame`` enlarged ``scale`` times: [H, W, ...] to [H*s, W*s, ...], channels and dtype as they came.
@@ -81,7 +96,7 @@ class SuperResolver:
         Raises InputError for anything else, BackendError if the engine fails or was closed.
         """
         frame = _checked(frame, color)
-        with self._lock:
+        with self._own():
             self._refuse_if_closed()
             self._calls += 1
         try:
@@ -94,7 +109,7 @@ class SuperResolver:
     def submit(self, frame: Frame, color: Color = "rgb") -> Ticket:
         """Start on ``frame`` and return at once; frames are worked on in order. Leave it unchanged until then."""
         frame = _checked(frame, color)
-        with self._lock:
+        with self._own():
             self._refuse_if_closed()
             if self._worker is None:
                 self._worker = ThreadPoolExecutor(1, "wdsr-edge")
@@ -102,7 +117,7 @@ class SuperResolver:
 
     def close(self) -> None:
         """Finish the frames under way, in whatever thread, and free the engine. Closing twice is fine."""
-        with self._lock:
+        with self._own():
             if self._closed:
                 return
             self._closed = True

@@ -43,13 +43,20 @@ def plan(inputs: Sequence[Path], output: Path | None, scale: int, *, suffix: str
     single_file = output is not None and output.suffix.lower() in SUFFIXES and not output.is_dir()
     if single_file and (len(inputs) != 1 or inputs[0].is_dir()):
         raise InputError(f"{output} is one file, but there are more images: give a folder")
+    if single_file and output is not None and suffix and output.suffix.lower() != suffix.lower():
+        raise InputError(f"{output} is no {suffix} file: leave the format out, or name the file so")
+    one_file = len(inputs) == 1 and inputs[0].is_file()
+    if output is not None and one_file and not single_file and output.suffix and not output.is_dir():
+        raise InputError(
+            f"{output}: unknown suffix, use one of {' '.join(sorted(SUFFIXES))}; or make that folder first"
+        )
     jobs = []
     for source in (source for path in inputs for source in list_images(path)):
         name = source.stem + (suffix or source.suffix)
         if output is None:
             target = source.with_name(f"{source.stem}_x{scale}{suffix or source.suffix}")
         else:
-            target = output.with_suffix(suffix or output.suffix) if single_file else output / name
+            target = output if single_file else output / name
         jobs.append(Job(source, target))
     sources = {job.source.resolve() for job in jobs}
     seen: dict[Path, Path] = {}

@@ -698,14 +698,17 @@ def test_pixels_are_checked(tmp_path, pixels, message):
 def test_a_full_disk_leaves_the_old_file(tmp_path, suffix, monkeypatch):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"old")
+    old = path.read_bytes()
 
-    def save(self, fresh, *args, **options):
-        Path(fresh).write_bytes(b"half")
+    def write(self, data):
+        with open(self, "wb") as file:
+            file.write(bytes(data)[:100])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", save)
+    monkeypatch.setattr(Path, "write_bytes", write)
     refused(path, Picture(photo()), "cannot write .*: No space left on device")
-    assert path.read_bytes() == b"old"
+    assert path.read_bytes() == old
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

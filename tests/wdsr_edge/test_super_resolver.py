@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import functools
 import io
+import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import wdsr_edge
 from tests.strategies import ARCHS, SCALES, trained_like
 from wdsr_edge import BackendError, InputError, SuperResolver
 from wdsr_edge.backends import Session, open_session
@@ -526,3 +530,27 @@ def test_two_threads_open_one_float_engine() -> None:
         list(pool.map(call, range(2)))
     sr.close()
     assert [session.closed for session in opened] == [1]
+
+
+def test_a_forked_child_has_its_own_worker() -> None:
+    """What gunicorn and data loaders do: load, use, fork, use again in the child, close there."""
+    program = """
+import os, sys
+import numpy as np
+import wdsr_edge
+sr = wdsr_edge.load("wdsr-b-3x32-x2")
+frame = np.zeros((8, 8, 3), np.uint8)
+expected = sr.submit(frame).result()
+child = os.fork()
+if child == 0:
+    same = np.array_equal(sr.submit(frame).result(20), expected)
+    sr.close()
+    os._exit(0 if same else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
+
+
+def test_it_cannot_be_pickled() -> None:
+    with wdsr_edge.load("wdsr-b-3x32-x2") as sr, pytest.raises(InputError, match="load it there"):
+        pickle.dumps(sr)

@@ -15,6 +15,7 @@ class OnnxRuntimeSession:
     def __init__(self, onnx: bytes, *, threads: int = 0) -> None:
         """``threads`` computes with that many; 0 takes one for each physical core. Raises BackendError."""
         ort = require("onnxruntime", "onnxruntime")
+        getattr(ort, "disable_telemetry_events", lambda: None)()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
@@ -45,23 +46,28 @@ def _options(
 
 def main() -> None:
     """Entry point. Ends with exit code 0, 1 (a check failed) or 2 (bad input, one line on stderr)."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that nothing half-written stays
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        say("interrupted")
-        sys.exit(130)
+        code = 130
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        sys.exit(report(error))
+        code = report(error)
+    if code == 130:
+        say("wdsr-edge: interrupted; nothing half-written was left, and a training run goes on where it last saved")
+    sys.exit(code)
 
 
 def report(error: Exception) -> int:
     """Print an error of the caller's as one line on stderr and return its exit code; raise what is a bug of ours."""
-    if isinstance(error, (WdsrError, OSError, MemoryError)):
-        text = str(error) or type(error).__name__
+    if isinstance(error, MemoryError):
+        text = f"out of memory ({error}): use a smaller frame or a smaller --tile"
+    elif isinstance(error, (WdsrError, OSError)):
+        text = str(error)
     elif hasattr(error, "format_message"):  # a usage error of Typer, whose classes are private
-        text = f"{error.format_message()} Try 'wdsr-edge --help'."
+        text = f"{error.format_message().rstrip('.')}. Try 'wdsr-edge --help'."
     else:
         raise error
     say(f"wdsr-edge: {' '.join(text[:1000].split())}")

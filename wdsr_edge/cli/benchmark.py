@@ -14,7 +14,9 @@ from .sizes import parse_size
 def run(
     model: BundleArgument = "wdsr-b-3x32-x2",
     size: Annotated[list[str] | None, typer.Option(help="LR frame, WIDTHxHEIGHT; may be repeated.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, max=3600.0, help="Time for each size, after warm-up.")] = 3.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.0, max=3600.0, help="Time for each size, and at least 10 calls.")
+    ] = 3.0,
     warmup: Annotated[int, typer.Option(min=0, help="Calls that do not count.")] = 3,
     tile: Annotated[int, typer.Option(min=0, help="Core edge in LR pixels; 0 is automatic.")] = 0,
     json: JsonFlag = False,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._errors import InputError
-from .output import JsonFlag, ModelArgument, decibels, print_json, print_table, say
+from .output import JsonFlag, ModelArgument, count, decibels, print_json, print_table, say
 from .sizes import parse_size
 
 if TYPE_CHECKING:
@@ -74,17 +74,14 @@ def run(
 
 def _print_report(config: ModelConfig, found: Deployment) -> None:
     total = found.parity.total
-    header = ["engine", "PSNR to PyTorch", "max levels"]
-    row = [f"{found.backend} FP32", decibels(total.psnr_db), str(total.max_levels)]
+    figures = [("PSNR to PyTorch", decibels(total.psnr_db)), ("largest difference", count(total.max_levels, "level"))]
     for (h, w), latency in found.latency.items():
-        header.append(f"{w}x{h}")
-        row.append(f"{latency.p50_ms:.1f} ({latency.p99_ms:.1f}) ms")
-    later = [
-        [engine, *["not built yet"] * (len(row) - 1)]
-        for engine in ("onnxruntime INT8", "TensorRT FP16", "TensorRT INT8")
-    ]
-    title = f"{config.name}: {config.parameters:,} parameters, {config.macs:,} MACs/LR pixel; frame times are p50 (p99)"
-    print_table(title, header, [row, *later])
+        figures.append((f"{w}x{h}, p50 (p99) ms", f"{latency.p50_ms:.1f} ({latency.p99_ms:.1f})"))
+    rows = [(what, figure, *["not built yet"] * 3) for what, figure in figures]
+    title = (
+        f"{config.name}: {config.parameters:,} parameters, {config.macs:,} MACs/LR pixel, {found.backend} on the CPU"
+    )
+    print_table(title, ("", "FP32", "FP16", "INT8", "TensorRT"), rows)
 
 
 def _read_card(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def run(json: JsonFlag = False) -> None:
             rows += [(f"{key}: {name}", _text(item)) for name, item in value.items()]
         else:
             rows.append((key, _text(value)))
-    print_table("This machine", ("what", "found"), rows)
+    print_table("This machine", ("what", "found"), rows, figures=False)
     for line in advice or ["nothing to install"]:
         stdout.print(f"- {line}", markup=False)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .output import JsonFlag, ModelArgument, print_json, print_table
+from .output import JsonFlag, ModelArgument, print_json, print_table, say
 
 
 def run(
@@ -30,7 +30,7 @@ def run(
         scale = upscale.scale
     report: dict[str, dict[str, list[Score]]] = {}
     for folder in folders:
-        pairs = load_pairs([folder], scale)
+        pairs = load_pairs([folder], scale, on_left_out=lambda path: say(f"{path} is too small: left out"))
         scores = evaluate(upscale, pairs)
         plain = evaluate(lambda lr: bicubic(lr, scale), pairs)
         report[str(folder)] = {"images": scores, "mean": [mean_score(scores)], "bicubic": [mean_score(plain)]}

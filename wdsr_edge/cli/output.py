@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -12,18 +13,31 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A zoo name, a bundle directory or a checkpoint.")]
 BundleArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A zoo name or a bundle directory.")]
 
+if sys.stdout is None:  # closed by whoever started us
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """One line on stderr, as it is."""
-    stderr.print(text, markup=False)
+    stderr.print(printable(text), markup=False)
+
+
+def printable(text: str) -> str:
+    """``text`` with line breaks and control characters escaped: file names may hold anything."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def count(number: int, noun: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def print_json(document: Any) -> None:
@@ -42,13 +56,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout; the first column is text, the others are figures."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True) -> None:
+    """A table on stdout; the first column is text, the others are figures, or text as well."""
+    table = Table(title=Text(printable(title)), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
+        table.add_column(Text(name), justify="right" if i and figures else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(printable(cell)) for cell in row))
     stdout.print(table)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .output import JsonFlag, print_json, progress_bar, say
+from .output import JsonFlag, count, print_json, progress_bar, say
 
 
 def run(
@@ -18,7 +18,7 @@ def run(
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in all.")] = 20_000,
     batch: Annotated[int, typer.Option(min=1, help="Patches for each step.")] = 16,
     patch: Annotated[int, typer.Option(min=8, help="LR pixels a side of a patch.")] = 48,
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="Adam's, at its highest.")] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(help="Adam's, at its highest.")] = 1e-3,
     bfloat16: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of steps, from the start, in bfloat16.")
     ] = 0.0,
@@ -34,8 +34,12 @@ def run(
     recipe = TrainConfig(
         steps, batch, patch, learning_rate, bfloat16=bfloat16, seed=seed, validate_every=validate_every
     )
-    pairs = load_pairs(data, config.scale, least=patch)
-    say(f"{config.name}: {len(pairs)} images, {steps} steps into {output}")
+
+    def left_out(path: Path) -> None:
+        say(f"{path} is too small: left out (a lower --patch takes smaller images)")
+
+    pairs = load_pairs(data, config.scale, least=patch, on_left_out=left_out)
+    say(f"{config.name}: {count(len(pairs), 'image')}, {steps} steps into {output}")
     reports: list[Progress] = []
     with progress_bar() as bar:
         task = bar.add_task("train", total=steps)
@@ -49,11 +53,11 @@ def run(
             config,
             recipe,
             pairs,
-            load_pairs([validation], config.scale),
+            load_pairs([validation], config.scale, on_left_out=left_out),
             output,
             on_step=lambda step: bar.update(task, completed=step),
             on_validation=report,
         )
     if json:
         print_json([vars(progress) for progress in reports])
-    say(f"wrote {output / 'last.safetensors'} (averaged weights) and {output / 'best.safetensors'}")
+    say(f"{output / 'last.safetensors'} holds the averaged weights, best.safetensors beside it the best validated ones")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .output import JsonFlag, print_json, progress_bar, say
+from .output import JsonFlag, count, print_json, progress_bar, say
 
 
 def run(
@@ -41,5 +41,5 @@ def run(
     for entry in failed:
         say(f"failed: {entry.error}")
     if failed:
-        say(f"{len(failed)} of {len(jobs)} images failed")
+        say(f"{len(failed)} of {count(len(jobs), 'image')} failed")
         raise typer.Exit(1)

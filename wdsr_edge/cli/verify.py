@@ -52,6 +52,8 @@ def _against_torch(model: str, images: Path | None, onnx: Path | None) -> list[d
 
     if onnx is None and model.endswith(".safetensors"):
         raise InputError(f"{model} is a checkpoint and has no graphs: give one with --onnx, or deploy it first")
+    if onnx is not None and not onnx.is_file():
+        raise InputError(f"{onnx}: no such file")
     frames = sample_frames() if images is None else {path.name: read_rgb(path) for path in list_images(images)}
     found = verify(load_model(model), model if onnx is None else onnx, frames)
     return [

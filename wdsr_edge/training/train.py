@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from .._errors import CheckpointError, InputError
-from .._files import replacing
+from .._files import check_folder, replacing
 from ..config import ModelConfig
-from ..evaluation import Pair, evaluate, mean_score
+from ..evaluation import Pair, bicubic, evaluate, mean_score
 from ..models import EDSR, WDSR, build, reference, save_checkpoint
 from .data import random_patches
 
@@ -51,8 +51,14 @@ class TrainConfig:
         for name in ("steps", "batch", "patch", "validate_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (0 <= self.ema < 1 and 0 <= self.bfloat16 <= 1 and self.learning_rate > 0 and self.clip > 0):
-            raise InputError("ema must be in [0, 1), bfloat16 in [0, 1], learning_rate and clip above 0")
+        for name, lowest, highest in (
+            ("ema", 0, 0.99999),
+            ("bfloat16", 0, 1),
+            ("learning_rate", 1e-9, 1),
+            ("clip", 1e-6, 1e6),
+        ):
+            if not lowest <= getattr(self, name) <= highest:
+                raise InputError(f"{name} must be from {lowest:g} to {highest:g}, got {getattr(self, name)}")
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step``, counted from 0."""
@@ -93,11 +99,16 @@ def train(
     It is saved as ``last.safetensors`` at every validation.
 
     ``best.safetensors`` is the averaged model with the best validation PSNR. A resumed run draws the same patches
-    as an uninterrupted one. Raises InputError if an image is smaller than a patch or the state is of another run.
+    as an uninterrupted one, and reports where it stands first. Raises InputError, before the first step where that can
+    be known, if an image is too small, the folder cannot be written, or the state is of another run; and if the loss
+    or the weights stop being finite.
     """
-    if min(min(pair.lr.shape[:2]) for pair in pairs) < recipe.patch:
-        raise InputError(f"an image is smaller than the patch of {recipe.patch} LR pixels: lower patch")
+    for pair in pairs:
+        if min(pair.lr.shape[:2]) < recipe.patch:
+            raise InputError(f"{pair.name} is smaller than the patch of {recipe.patch} LR pixels: lower patch")
+    evaluate(lambda lr: bicubic(lr, model_config.scale), validation)  # whatever is wrong with it shows now
     output = Path(output)
+    check_folder(output)
     state_path = output / "state.pt"
     torch.manual_seed(recipe.seed)
     model = build(model_config)
@@ -107,15 +118,18 @@ def train(
     identity = repr((model_config, dataclasses.replace(recipe, validate_every=1)))
     if state_path.exists():
         progress = _restore(state_path, identity, model, average, optimiser)
+        on_validation(progress)
     started, losses = time.monotonic() - progress.seconds, 0.0
     since = progress.step
     for step in range(progress.step, recipe.steps):
         loss = _step(model, average, optimiser, recipe, step, pairs)
         if not math.isfinite(loss):
-            raise InputError(f"the loss is {loss} at step {step}: lower the learning rate ({state_path} is still good)")
+            raise _diverged(f"the loss is {loss} at step {step}", state_path)
         losses += loss
         on_step(step + 1)
         if (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps:
+            if not all(tensor.isfinite().all() for tensor in average.state_dict().values()):
+                raise _diverged(f"the weights are not finite at step {step}", state_path)
             score = mean_score(evaluate(reference(average), validation)).psnr_y
             save_checkpoint(average, output / "last.safetensors")
             if score > progress.best:
@@ -127,6 +141,11 @@ def train(
             _save(state_path, identity, model, average, optimiser, progress)
             on_validation(progress)
     return average.eval()
+
+
+def _diverged(what: str, state: Path) -> InputError:
+    kept = f"; {state} holds the last good state" if state.exists() else ""
+    return InputError(f"{what}: train again with a lower learning rate, into another folder{kept}")
 
 
 def _step(
@@ -185,7 +204,10 @@ def _restore(
     try:
         state = torch.load(path, weights_only=True)
         if state["identity"] != identity:
-            raise InputError(f"{path} belongs to another run (model or recipe differ): choose another output folder")
+            raise InputError(
+                f"{path} belongs to another run (its model or recipe differs; the schedule depends on the number of "
+                "steps): choose another output folder"
+            )
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
@@ -193,4 +215,6 @@ def _restore(
     except InputError:
         raise
     except Exception as error:  # torch.load raises whatever a damaged file makes it stumble over
-        raise CheckpointError(f"{path} cannot be resumed ({error}): remove it to start again") from error
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__}): remove it to start again, or keep last.safetensors beside it"
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,9 @@ def test_version() -> None:
         (["deploy", str(PHOTO)], ["safetensors"]),
         (["verify", MODEL, "--images", "missing"], ["missing"]),
         (["verify", MODEL, "--onnx", str(PHOTO)], ["chelsea.png"]),
+        (["upscale", str(PHOTO), "-o", "x.gif"], ["x.gif", ".png"]),
+        (["upscale", str(PHOTO), "-o", "x.png", "--format", "jpg"], ["x.png", ".jpg"]),
+        (["verify", MODEL, "--onnx", "none.onnx"], ["none.onnx", "no such file"]),
         (["verify", "x.safetensors"], ["x.safetensors", "--onnx"]),
         (["export", MODEL, "-o", "x.onnx", "--io", "int4"], ["int4"]),
         (["evaluate", MODEL, "missing"], ["missing"]),
@@ -229,3 +233,37 @@ def test_train_and_resume(tmp_path: Path) -> None:
     refused_lines = other.stderr.splitlines()
     assert other.returncode == 2
     assert "another run" in refused_lines[-1]
+
+
+def test_markup_in_a_file_name_is_text(tmp_path: Path) -> None:
+    name = "[red]x \n.png"
+    Image.fromarray(samples.golden_frame()).save(tmp_path / name)
+    done = wdsr_edge("evaluate", MODEL, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "[red]x \\n" in done.stdout
+
+
+def test_closed_stdout_is_no_bug() -> None:
+    command = f"{sys.executable} -m wdsr_edge models >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_leaves_nothing(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    """Stopped in the middle of training, after a first save: no scratch folder stays, the state does."""
+    run = tmp_path / "run"
+    common = ["--data", samples.PHOTOS, "--validation", PHOTO, "-o", run, "--batch", "1", "--patch", "8"]
+    arguments = ["train", "wdsr-b-1x8-x2", *map(str, common), "--steps", "100000", "--validate-every", "3"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "wdsr_edge", *arguments], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step 6"):
+                break
+        process.send_signal(sent)
+        rest = process.stderr.read()
+    assert process.returncode == code, rest
+    assert "Traceback" not in rest
+    assert {path.name for path in run.iterdir()} == {"state.pt", "last.safetensors", "best.safetensors"}

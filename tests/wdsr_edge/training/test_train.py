@@ -86,7 +86,7 @@ def test_damaged_state_is_named(tmp_path: Path, pairs: list[Pair], validation: l
     state = tmp_path / "state.pt"
     data = state.read_bytes()
     state.write_bytes({"empty": b"", "truncated": data[: len(data) // 2], "garbage": b"x" * 500}[damage])
-    with pytest.raises(CheckpointError, match=r"state\.pt cannot be resumed"):
+    with pytest.raises(CheckpointError, match=r"state\.pt is damaged"):
         train(CONFIG, RECIPE, pairs, validation, tmp_path)
 
 
@@ -145,3 +145,38 @@ def test_evaluation_of_ground_truth_and_bicubic(pairs: list[Pair]) -> None:
     assert perfect.ssim_y == pytest.approx(1)
     plain = mean_score(evaluate(lambda lr: bicubic(lr, 2), pairs))
     assert 25 < plain.psnr_rgb < plain.psnr_y < 45
+
+
+def test_what_is_wrong_with_the_validation_shows_before_the_first_step(tmp_path: Path, pairs: list[Pair]) -> None:
+    small = golden_frame()[:10, :10]
+    with pytest.raises(InputError, match=r"tiny: .*11 pixels"):
+        train(CONFIG, RECIPE, pairs, [Pair("tiny", bicubic(small, 1 / 2), small)], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_cannot_be_written_shows_before_the_first_step(
+    tmp_path: Path, pairs: list[Pair], validation: list[Pair]
+) -> None:
+    (tmp_path / "file").touch()
+    steps: list[int] = []
+    with pytest.raises(InputError, match="a file, not a folder"):
+        train(CONFIG, RECIPE, pairs, validation, tmp_path / "file", on_step=steps.append)
+    assert steps == []
+
+
+def test_a_finished_run_says_where_it_stands(tmp_path: Path, pairs: list[Pair], validation: list[Pair]) -> None:
+    first: list[Progress] = []
+    train(CONFIG, RECIPE, pairs, validation, tmp_path, on_validation=first.append)
+    again: list[Progress] = []
+    train(CONFIG, RECIPE, pairs, validation, tmp_path, on_validation=again.append)
+    assert again == first[-1:]
+
+
+def test_images_too_small_are_told(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(golden_frame()).save(tmp_path / "good.png")
+    Image.fromarray(golden_frame()[:12, :12]).save(tmp_path / "tiny.png")
+    left_out: list[Path] = []
+    assert [pair.name for pair in load_pairs([tmp_path], 2, on_left_out=left_out.append)] == ["good"]
+    assert [path.name for path in left_out] == ["tiny.png"]
