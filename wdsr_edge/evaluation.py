@@ -75,7 +75,7 @@ def bicubic(image: Rgb, scale: float) -> Rgb:
     return resize_bicubic(image, scale)
 
 
-def evaluate(upscale: Upscale, pairs: Sequence[Pair]) -> list[Score]:
+def evaluate(upscale: Upscale, pairs: Iterable[Pair]) -> list[Score]:
     """A score for each pair: ``upscale(pair.lr)`` against ``pair.hr``, the scale shaved off the borders."""
     scores = []
     for name, lr, hr in pairs:

@@ -13,7 +13,7 @@ import torch
 from wdsr_edge._errors import InputError
 from wdsr_edge._files import replacing
 from wdsr_edge._version import __version__
-from wdsr_edge.bundle import METADATA_PREFIX, Io, Precision
+from wdsr_edge.bundle import FORMAT_VERSION, METADATA_PREFIX, Io, Precision
 from wdsr_edge.config import ModelConfig
 from wdsr_edge.models import EDSR, WDSR, fold
 
@@ -59,7 +59,7 @@ def export_onnx(
 def _contract(config: ModelConfig, weights: str, precision: Precision, io: Io) -> Mapping[str, str]:
     versions = {"wdsr-edge": __version__, "torch": str(torch.__version__), "onnx": onnx.__version__}
     values = {
-        "format_version": 1,
+        "format_version": FORMAT_VERSION,
         "config": config.to_dict(),
         "io": io,
         "precision": precision,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wdsr_edge._errors import InputError
+from wdsr_edge._errors import InputError, require
 from wdsr_edge.bundle import Bundle, Precision
 from wdsr_edge.loading import find_bundle, load
 from wdsr_edge.metrics import Difference, difference
@@ -99,10 +99,9 @@ def verify(model: EDSR | WDSR, source: str | os.PathLike[str], frames: Mapping[s
 
 def _foreign_graph(path: Path) -> Upscale:
     """An ONNX file of unknown origin as a function of a uint8 frame."""
-    import onnxruntime
-
+    ort = require("onnxruntime", "onnxruntime")
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
         (lr,), (sr,) = session.get_inputs(), session.get_outputs()
     except Exception as error:  # its exception types are private
         raise InputError(

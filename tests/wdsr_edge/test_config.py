@@ -235,3 +235,10 @@ def test_any_json_is_a_config_or_an_input_error(values: dict[str, Any]) -> None:
 def test_a_config_is_frozen() -> None:
     with pytest.raises(AttributeError):
         ModelConfig(**GOOD).blocks = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("channels", "share", "left"), [(32, 0.8, 25), (12, 0.33, 3), (35, 0.8, 28), (10, 0.3, 3), (100, 0.29, 29)]
+)
+def test_low_rank_channels_are_rounded_down(channels: int, share: float, left: int) -> None:
+    assert ModelConfig("wdsr-b", 1, channels, 2, low_rank=share).low_rank_channels == left

@@ -56,7 +56,7 @@ def main() -> None:
             raise
         code = report(error)
     if code == 130:
-        say("wdsr-edge: interrupted; nothing half-written was left, and a training run goes on where it last saved")
+        say("wdsr-edge: interrupted; nothing half-written was left")
     sys.exit(code)
 
 

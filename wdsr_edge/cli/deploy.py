@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._errors import InputError
-from .output import JsonFlag, ModelArgument, count, decibels, print_json, print_table, say
+from .output import JsonFlag, ModelArgument, count, decibels, print_json, print_table, progress_bar, say
 from .sizes import parse_size
 
 if TYPE_CHECKING:
@@ -41,15 +41,16 @@ def run(
     network = load_model(model)
     target = output or Path(network.config.name)
     frames = sample_frames() if images is None else {path.name: read_rgb(path) for path in list_images(images)}
-    found = deploy(
-        network,
-        target,
-        frames,
-        sizes=[parse_size(text) for text in size or ("480x270", "640x360", "960x540")],
-        seconds=seconds,
-        details=_read_card(card) if card else _card_of(model),
-        on_stage=lambda stage: say(f"{network.config.name}: {stage}"),
-    )
+    sizes = [parse_size(text) for text in size or ("480x270", "640x360", "960x540")]
+    details = _read_card(card) if card else _card_of(model)
+    with progress_bar() as bar:
+        task = bar.add_task("deploy", total=4)
+
+        def on_stage(stage: str) -> None:
+            say(f"{network.config.name}: {stage}")
+            bar.update(task, description=stage, advance=1)
+
+        found = deploy(network, target, frames, sizes=sizes, seconds=seconds, details=details, on_stage=on_stage)
     parity = found.parity
     if json:
         latency = [{"height": h, "width": w, **dataclasses.asdict(timed)} for (h, w), timed in found.latency.items()]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .output import JsonFlag, ModelArgument, print_json, print_table, say
+from .output import JsonFlag, ModelArgument, print_json, print_table, progress_bar, say
 
 
 def run(
@@ -31,7 +31,8 @@ def run(
     report: dict[str, dict[str, list[Score]]] = {}
     for folder in folders:
         pairs = load_pairs([folder], scale, on_left_out=lambda path: say(f"{path} is too small: left out"))
-        scores = evaluate(upscale, pairs)
+        with progress_bar() as bar:
+            scores = evaluate(upscale, bar.track(pairs, description=folder.name))
         plain = evaluate(lambda lr: bicubic(lr, scale), pairs)
         report[str(folder)] = {"images": scores, "mean": [mean_score(scores)], "bicubic": [mean_score(plain)]}
     if json:

@@ -96,12 +96,10 @@ def train(
 ) -> EDSR | WDSR:
     """Train from scratch, or go on from ``output/state.pt``; returns the averaged model.
 
-    It is saved as ``last.safetensors`` at every validation.
-
-    ``best.safetensors`` is the averaged model with the best validation PSNR. A resumed run draws the same patches
-    as an uninterrupted one, and reports where it stands first. Raises InputError, before the first step where that can
-    be known, if an image is too small, the folder cannot be written, or the state is of another run; and if the loss
-    or the weights stop being finite.
+    Every validation saves it as ``last.safetensors``, and as ``best.safetensors`` if its PSNR is the best so far.
+    A resumed run draws the same patches as an uninterrupted one, and reports where it stands first. Raises
+    InputError, before the first step where that can be known, if an image is too small, the folder cannot be written,
+    or the state is of another run; and if the loss or the weights stop being finite.
     """
     for pair in pairs:
         if min(pair.lr.shape[:2]) < recipe.patch:
