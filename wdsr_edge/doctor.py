@@ -85,22 +85,25 @@ def _version(name: str) -> str | None:
 
 
 def _providers() -> dict[str, str]:
-    """ONNX Runtime's providers: ``works``, or why not. A listed provider may still fall back to the CPU."""
+    """ONNX Runtime's providers: ``works``, or why not. Being listed says little: any may leave all work to the CPU."""
     import onnxruntime as ort
 
     names = zoo_names()
     if not names:
         return {}
     graph = Bundle.load(find_bundle(names[0])).onnx("fp32")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
     found = {}
     for provider in ort.get_available_providers():
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        if provider != "CPUExecutionProvider":
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
             session = ort.InferenceSession(graph, options, providers=[provider])
-            found[provider] = "works" if provider in session.get_providers() else "falls back to the CPU"
+            found[provider] = "works" if provider in session.get_providers() else "leaves everything to the CPU"
         except Exception as error:  # its exception types are private
-            found[provider] = str(error).strip().partition("\n")[0][:200]
+            text = str(error).strip().partition("\n")[0][:200]
+            found[provider] = "leaves work to the CPU" if "fallback to CPU" in text else text
     return found
 
 

@@ -17,12 +17,15 @@ def run(json: JsonFlag = False) -> None:
     rows = []
     for key, value in report.items():
         if isinstance(value, dict):
-            rows += [(f"{key}: {name}", _text(item)) for name, item in value.items()]
+            rows += [(f"{_SHORT.get(key, key)}: {name}", _text(item)) for name, item in value.items()]
         else:
             rows.append((key, _text(value)))
     print_table("This machine", ("what", "found"), rows, figures=False)
     for line in advice or ["nothing to install"]:
         stdout.print(f"- {line}", markup=False)
+
+
+_SHORT = {"onnxruntime_providers": "provider"}
 
 
 def _text(value: object) -> str:

@@ -28,5 +28,6 @@ def run(
     if json:
         print_json({"output": str(output), "passes": [saving._asdict() for saving in savings]})
         return
-    print_table("Graph passes", ("pass", "nodes saved", "what"), [(s.name, str(s.nodes), s.detail) for s in savings])
+    rows = [(saving.name, f"{saving.nodes:+d}", saving.detail) for saving in savings]
+    print_table("Graph passes", ("pass", "nodes saved", "what"), rows, figures=False)
     say(f"wrote {output}")

@@ -212,6 +212,8 @@ def test_benchmark_figures_are_in_order() -> None:
 def test_doctor_tries_the_engine() -> None:
     report = document(wdsr_edge("doctor", "--json"))
     assert report["onnxruntime_providers"]["CPUExecutionProvider"] == "works"
+    others = {name: found for name, found in report["onnxruntime_providers"].items() if name != "CPUExecutionProvider"}
+    assert all(found != "works" for name, found in others.items() if name == "AzureExecutionProvider")
     assert report["memory_gib"] > 0
     assert report["cpu"]["cores"] >= 1
     assert MODEL in report["models"]
