@@ -1,11 +1,13 @@
 """Build the wheel, install it as a device would (one engine, no torch), and use the installed command on a photo.
 
-Runs on the Python it is started with, and on Python 3.10 as well where there is one: JetPack 6 has that.
+Runs on the Python it is started with, and on Python 3.10 as well where there is one: JetPack 6 has that. There also
+with the oldest releases that pyproject.toml admits.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +27,17 @@ def main() -> None:
         (wheel,) = work.glob("*.whl")
         check_contents(wheel)
         for python in pythons():
-            check_install(python, wheel, work / Path(python).name.replace("python", "venv"))
+            check_install(python, wheel, work / "pinned", ["--constraint", str(ROOT / "constraints.txt")])
+            if "3.10" in python:
+                check_install(python, wheel, work / "oldest", [f"{name}=={version}" for name, version in oldest()])
+            shutil.rmtree(work / "pinned")
+
+
+def oldest() -> list[tuple[str, str]]:
+    """The lowest releases that pyproject.toml promises to work with, for a device."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    names = ("numpy", "pillow", "rich", "typer", "onnxruntime")
+    return [(name, re.findall(rf'"{name}>=([\d.]+)"', project)[0]) for name in names]
 
 
 def pythons() -> list[str]:
@@ -56,11 +68,11 @@ def check_contents(wheel: Path) -> None:
     print(f"{wheel.name}: {size / 1e6:.1f} MB, {len(names)} files")
 
 
-def check_install(python: str, wheel: Path, venv: Path) -> None:
+def check_install(python: str, wheel: Path, venv: Path, versions: list[str]) -> None:
     run(python, "-m", "venv", str(venv))
     bin_ = venv / "bin"
     pip = [str(bin_ / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run(*pip, "--constraint", str(ROOT / "constraints.txt"), f"{wheel}[onnxruntime]")
+    run(*pip, f"{wheel}[onnxruntime]", *versions)
     for absent in ("torch", "onnx", "safetensors"):
         code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({absent!r}) is not None)"
         run(str(bin_ / "python"), "-c", code)
@@ -79,7 +91,7 @@ def check_install(python: str, wheel: Path, venv: Path) -> None:
     assert refused.returncode == 2, refused
     assert "wdsr-edge[" in refused.stderr, refused.stderr
     assert "Traceback" not in refused.stderr, refused.stderr
-    print(f"{python}: installed without torch, upscaled {PHOTO.name}")
+    print(f"{python}, {venv.name} releases: installed without torch, upscaled {PHOTO.name}")
 
 
 def run(*command: str, cwd: Path | None = None) -> str:
