@@ -30,7 +30,8 @@ types: $(VENV)/installed-dev
 package: $(VENV)/installed-dev
 	$(BIN)/python tests/packaging/check_wheel.py
 
-ci: test test-slow lint types package
+ci:
+	.ci/run
 
 clean:
 	rm -rf $(VENV) $(OUT) dist build

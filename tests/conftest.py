@@ -32,20 +32,3 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the repository: the standard images are not distributed with it")
     return folder
-
-
-@pytest.fixture(scope="session")
-def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete bundle of a small random network, made by ``deploy``."""
-    import torch
-
-    from wdsr_edge.models import ModelConfig, build
-    from wdsr_edge.samples import golden_frame
-    from wdsr_export import deploy
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("bundle") / "wdsr-b-1x8-x2"
-    model = build(ModelConfig.from_name("wdsr-b-1x8-x2"))
-    deployment = deploy(model, path, {"golden": golden_frame()}, sizes=((16, 24),), seconds=0.01)
-    assert deployment.bundle is not None
-    return path

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ._errors import InputError
-from .images import list_images, read_rgb
+from .images import Rgb, list_images, read_rgb
 from .metrics import psnr, ssim
 from .resampler import resize_bicubic
 
-Rgb = NDArray[np.uint8]
 Upscale = Callable[[Rgb], Rgb]
 """uint8 HWC RGB to the same, ``scale`` times as large."""
 

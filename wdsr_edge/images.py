@@ -37,6 +37,9 @@ FORMATS = {
 }
 SUFFIXES = frozenset(FORMATS)
 
+Rgb = NDArray[np.uint8]
+"""[H, W, 3]."""
+
 _MAX_SIDE = {"JPEG": 65500, "WebP": 16383}
 # The plugins themselves, not Image.open: it warns by a global pixel limit, and takes a phone's HDR JPEG for two pages.
 _DECODERS: tuple[tuple[int, bytes, type[ImageFile]], ...] = (
@@ -84,7 +87,7 @@ def list_images(path: Path) -> list[Path]:
     return found
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
+def read_rgb(path: Path) -> Rgb:
     """An image file as uint8 HWC RGB, whatever it holds: grey repeated, alpha left out, 16 bits rounded to 8.
 
     Raises what ``read_picture`` does.

@@ -40,7 +40,7 @@ def load(
     bundle = Bundle.load(find_bundle(path_or_name))
     chosen = resolve(backend)
     if precision == "auto":
-        precision = "fp32"
+        precision = bundle.precisions[0] if bundle.precisions else "fp32"
     if precision not in bundle.precisions:
         raise InputError(
             f"{bundle.path} holds no {precision}: choose {', '.join(bundle.precisions) or 'another bundle'}"
@@ -74,6 +74,11 @@ def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:
         if os.path.isfile(folder / text / MANIFEST):
             return folder / text
     raise InputError(f"no model {text[:100]!r}: expected a bundle directory or one of {', '.join(zoo_names())}")
+
+
+def is_checkpoint(name: str | os.PathLike[str]) -> bool:
+    """Whether ``name`` means a weights file, and not a bundle directory or a zoo name."""
+    return os.path.isfile(name) or os.fspath(name).endswith(".safetensors")
 
 
 def zoo_names() -> list[str]:

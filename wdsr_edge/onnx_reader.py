@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from ._errors import BundleError
 
 OPERATORS = frozenset(
-    {"Add", "Cast", "Clip", "Concat", "Conv", "DepthToSpace", "DequantizeLinear", "Mul", "QuantizeLinear"}
+    {"Add", "Cast", "Clip", "Conv", "DepthToSpace", "DequantizeLinear", "Mul", "QuantizeLinear"}
     | {"Relu", "Reshape", "Shape", "Sub", "Transpose"}
 )
-"""All that a deploy graph is made of; anything else in a bundle is refused."""
+"""What deploy graphs are made of, INT8 ones to come included; anything else in a bundle is refused."""
 
 _UINT8, _FLOAT = 2, 1
 _DTYPES = {_UINT8: "uint8", _FLOAT: "float32"}

@@ -5,18 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .images import list_images, read_rgb
-
-Rgb = NDArray[np.uint8]
+from .images import Rgb, list_images, read_rgb
 
 PHOTOS = Path(__file__).parent / "photos"
 
 
-def sample_frames() -> dict[str, Rgb]:
-    """File name to uint8 HWC RGB of every shipped photo."""
-    return {path.name: read_rgb(path) for path in list_images(PHOTOS)}
+def sample_frames(source: Path | None = None) -> dict[str, Rgb]:
+    """File name to uint8 HWC RGB of a photo, of every photo in a folder, or of the shipped ones."""
+    return {path.name: read_rgb(path) for path in list_images(source or PHOTOS)}
 
 
 def frame_of_size(height: int, width: int) -> Rgb:

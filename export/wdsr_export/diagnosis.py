@@ -7,16 +7,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wdsr_edge.evaluation import Upscale
+from wdsr_edge.images import Rgb
 from wdsr_edge.metrics import difference
 from wdsr_edge.models import EDSR, WDSR, reference
 from wdsr_edge.models.reference import to_image, to_tensor
-
-Rgb = NDArray[np.uint8]
-Upscale = Callable[[Rgb], Rgb]
 
 CERTAIN_DB = 45.0
 """A fault is named if the reference with it agrees with the graph to this, and much better than without it."""

@@ -12,15 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from wdsr_edge._version import __version__
 from wdsr_edge.backends import open_session, resolve
 from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, WEIGHTS, Bundle, check_target, onnx_name, write_bundle
+from wdsr_edge.images import Rgb
 from wdsr_edge.models import EDSR, WDSR, fold, reference, save_checkpoint
 from wdsr_edge.samples import frame_of_size, golden_frame
 from wdsr_edge.super_resolver import SuperResolver
@@ -30,8 +29,6 @@ from .graph import weights_hash
 from .onnx_file import export_onnx
 from .parity import Parity, check_parity
 from .passes import Saving
-
-Rgb = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

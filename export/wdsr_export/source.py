@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from wdsr_edge._errors import InputError
 from wdsr_edge.bundle import WEIGHTS, Bundle
-from wdsr_edge.loading import find_bundle
+from wdsr_edge.loading import find_bundle, is_checkpoint
 from wdsr_edge.models import EDSR, WDSR, load_checkpoint
 
 
@@ -16,7 +15,7 @@ def load_model(source: str | os.PathLike[str]) -> EDSR | WDSR:
 
     Raises CheckpointError, BundleError or InputError, each naming ``source``.
     """
-    if Path(source).is_file() or str(source).endswith(".safetensors"):
+    if is_checkpoint(source):
         return load_checkpoint(source)
     bundle = Bundle.load(find_bundle(source))
     if not bundle.has(WEIGHTS):

@@ -84,9 +84,9 @@ assert not {"torch", "onnx", "onnx_ir", "safetensors"} & {name.partition(".")[0]
 """
 
 
-def test_a_device_needs_no_torch_and_no_onnx(bundle_path: Path) -> None:
+def test_a_device_needs_no_torch_and_no_onnx(good: Path) -> None:
     blocked = ("torch", "onnx", "onnx_ir", "safetensors")
-    assert python(DEVICE, bundle_path, block=blocked) == "(10, 14, 3) (10, 14, 3) (10, 14, 3)"
+    assert python(DEVICE, good, block=blocked) == "(10, 14, 3) (10, 14, 3) (10, 14, 3)"
 
 
 MISSING = """
@@ -116,7 +116,7 @@ def test_a_missing_package_names_its_extra(module: str, blocked: str, extra: str
     )
 
 
-def test_a_missing_engine_names_its_extra(bundle_path: Path) -> None:
+def test_a_missing_engine_names_its_extra(good: Path) -> None:
     code = """
 import sys
 sys.modules["onnxruntime"] = None  # as if it were not installed
@@ -127,7 +127,7 @@ for backend in ("auto", "onnxruntime"):
     except wdsr_edge.WdsrError as error:
         print(error)
 """
-    lines = python(code, bundle_path).splitlines()
+    lines = python(code, good).splitlines()
     assert len(lines) == 2
     assert all("pip install 'wdsr-edge[onnxruntime]'" in line for line in lines)
 

@@ -18,12 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from wdsr_edge import BundleError, InputError, WdsrError
+from wdsr_edge.gates import GATES
 from wdsr_edge.models import EDSR, WDSR, ModelConfig, build, fold, reference, save_checkpoint
 from wdsr_edge.samples import golden_frame, sample_frames
 from wdsr_export import Parity, check_parity, deploy, export_onnx, verify
 from wdsr_export.diagnosis import faults
 from wdsr_export.graph import float_graph
-from wdsr_export.parity import GATES
 
 Rgb = NDArray[np.uint8]
 Upscale = Callable[[Rgb], Rgb]

@@ -35,12 +35,11 @@ def run(
     """Fold, export, verify against PyTorch, time, and write the bundle; one table says how it went."""
     from wdsr_export import deploy, load_model
 
-    from ..images import list_images, read_rgb
     from ..samples import sample_frames
 
     network = load_model(model)
     target = output or Path(network.config.name)
-    frames = sample_frames() if images is None else {path.name: read_rgb(path) for path in list_images(images)}
+    frames = sample_frames(images)
     sizes = [parse_size(text) for text in size or ("480x270", "640x360", "960x540")]
     details = _read_card(card) if card else _card_of(model)
     with progress_bar() as bar:
@@ -98,9 +97,9 @@ def _read_card(path: Path) -> dict[str, Any]:
 def _card_of(model: str) -> dict[str, Any]:
     """What the bundle that a model came from says of its training, so that deploying it again keeps that."""
     from ..bundle import Bundle
-    from ..loading import find_bundle
+    from ..loading import find_bundle, is_checkpoint
 
-    if model.endswith(".safetensors") or Path(model).is_file():
+    if is_checkpoint(model):
         return {}
     manifest = Bundle.load(find_bundle(model)).manifest
     return {key: manifest[key] for key in CARD_KEYS if key in manifest}

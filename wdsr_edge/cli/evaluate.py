@@ -19,8 +19,9 @@ def run(
     """PSNR and SSIM against ground truth, with bicubic beside it, as papers report them."""
     from .. import load
     from ..evaluation import Score, bicubic, evaluate, load_pairs, mean_score
+    from ..loading import is_checkpoint
 
-    if model.endswith(".safetensors"):
+    if is_checkpoint(model):
         from ..models import load_checkpoint, reference
 
         network = load_checkpoint(model)

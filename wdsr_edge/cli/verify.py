@@ -47,15 +47,14 @@ def run(
 def _against_torch(model: str, images: Path | None, onnx: Path | None) -> list[dict[str, Any]]:
     from wdsr_export import load_model, verify
 
-    from ..images import list_images, read_rgb
+    from ..loading import is_checkpoint
     from ..samples import sample_frames
 
-    if onnx is None and model.endswith(".safetensors"):
+    if onnx is None and is_checkpoint(model):
         raise InputError(f"{model} is a checkpoint and has no graphs: give one with --onnx, or deploy it first")
     if onnx is not None and not onnx.is_file():
         raise InputError(f"{onnx}: no such file")
-    frames = sample_frames() if images is None else {path.name: read_rgb(path) for path in list_images(images)}
-    found = verify(load_model(model), model if onnx is None else onnx, frames)
+    found = verify(load_model(model), model if onnx is None else onnx, sample_frames(images))
     return [
         {
             "precision": parity.precision,
@@ -72,6 +71,7 @@ def _against_torch(model: str, images: Path | None, onnx: Path | None) -> list[d
 
 def _against_golden(model: str) -> list[dict[str, Any]]:
     from .. import Bundle, load
+    from ..gates import GATES
     from ..loading import find_bundle
     from ..metrics import difference
 
@@ -85,7 +85,7 @@ def _against_golden(model: str) -> list[dict[str, Any]]:
             {
                 "precision": precision,
                 "against": "the golden frame (install the export extra to compare with PyTorch)",
-                "passed": found.max_levels <= 1 and found.share_off <= 0.001,
+                "passed": GATES[precision].admits(found),
                 "images": {"golden": found._asdict()},
                 "total": found._asdict(),
                 "diagnosis": "",

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from ..evaluation import Pair, Rgb
+from ..evaluation import Pair
+from ..images import Rgb
 from ..models.reference import to_tensor
 
 
