@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ._errors import InputError
-from .images import Rgb, list_images, read_rgb
+from .datasets import PairFiles, Split, list_pairs
+from .images import Rgb, read_rgb
 from .metrics import psnr, ssim
 from .resampler import resize_bicubic
 
@@ -38,34 +39,60 @@ class Score:
     """dB on RGB."""
     ssim_y: float
     """Structural similarity on luma."""
+    ssim_rgb: float
+    """Structural similarity, mean over R, G and B."""
 
 
 def load_pairs(
     folders: Iterable[str | os.PathLike[str]],
     scale: int,
     *,
-    least: int = 0,
-    on_left_out: Callable[[Path], None] = lambda path: None,
+    split: Split = "valid",
+    on_left_out: Callable[[Path, str], None] = lambda path, reason: None,
 ) -> list[Pair]:
-    """Every image of ``folders`` as HR, cropped to a multiple of ``scale``, with its bicubic LR; sorted by path.
+    """Every image of ``folders``, in the layouts of ``wdsr_edge.datasets``, as a pair in memory; sorted by path.
 
-    Images whose LR is under ``least`` pixels a side (by default, and at the least, what SSIM needs) are left out, and
-    told to ``on_left_out``. Raises InputError if none remains.
+    Images that are too small for SSIM are left out, and told to ``on_left_out``. Raises InputError if none remains,
+    or for an image that cannot be read.
     """
-    least = max(least, -(-11 // scale) + 2)
     folders = list(folders)
     pairs = []
-    for path in (path for folder in folders for path in list_images(Path(folder))):
-        hr = read_rgb(path)
-        height, width = (side // scale * scale for side in hr.shape[:2])
-        if min(height, width) >= least * scale:
-            hr = np.ascontiguousarray(hr[:height, :width])
-            pairs.append(Pair(path.stem, bicubic(hr, 1 / scale), hr))
-        else:
-            on_left_out(path)
+    for files in (files for folder in folders for files in list_pairs(folder, scale, split)):
+        try:
+            pairs.append(read_pair(files, scale, least=-(-11 // scale) + 2))
+        except TooSmallError as error:
+            on_left_out(files.hr, str(error))
     if not pairs:
-        raise InputError(f"no image of at least {least * scale} pixels a side in {', '.join(map(str, folders))}")
+        raise InputError(f"no image that is large enough in {', '.join(map(str, folders))}")
     return pairs
+
+
+class TooSmallError(InputError):
+    """An image has fewer pixels than its use needs."""
+
+
+Keep = Callable[[Path, str, Callable[[], Rgb]], Rgb]
+"""Given an image's file, a word for what is made of it, and a call that makes it: what the call would return."""
+
+
+def read_pair(files: PairFiles, scale: int, *, least: int = 1, keep: Keep = lambda source, what, make: make()) -> Pair:
+    """HR cropped to a multiple of ``scale``, and its LR: the file that came with it, else MATLAB's bicubic.
+
+    ``keep`` may remember what was read or made before. Raises TooSmallError if the LR has fewer than ``least`` pixels
+    a side, InputError if a file cannot be read or the two do not fit each other.
+    """
+    hr = keep(files.hr, "image", lambda: read_rgb(files.hr))
+    height, width = (side // scale for side in hr.shape[:2])
+    if min(height, width) < least:
+        raise TooSmallError(f"{files.hr} is smaller than {least * scale} pixels a side")
+    hr = hr[: height * scale, : width * scale]
+    if files.lr is None:
+        return Pair(files.hr.stem, keep(files.hr, f"bicubic x{scale}", lambda: bicubic(hr, 1 / scale)), hr)
+    given = files.lr
+    lr = keep(given, "image", lambda: read_rgb(given))
+    if lr.shape[:2] != (height, width):
+        raise InputError(f"{given} is {lr.shape[1]}x{lr.shape[0]}, and not 1/{scale} of {files.hr}")
+    return Pair(files.hr.stem, lr, hr)
 
 
 def bicubic(image: Rgb, scale: float) -> Rgb:
@@ -73,21 +100,36 @@ def bicubic(image: Rgb, scale: float) -> Rgb:
     return resize_bicubic(image, scale)
 
 
+def self_ensemble(upscale: Upscale) -> Upscale:
+    """The mean of ``upscale`` over the eight flips and rotations of a frame (EDSR, Lim et al. 2017, section 3.4)."""
+
+    def ensemble(frame: Rgb) -> Rgb:
+        total = np.zeros(())
+        for turns in range(4):
+            for flip in (1, -1):
+                turned = np.ascontiguousarray(np.rot90(frame, turns)[:, ::flip])
+                total = total + np.rot90(upscale(turned)[:, ::flip], -turns)
+        return np.floor(total / 8 + 0.5).astype(np.uint8)
+
+    return ensemble
+
+
 def evaluate(upscale: Upscale, pairs: Iterable[Pair]) -> list[Score]:
     """A score for each pair: ``upscale(pair.lr)`` against ``pair.hr``, the scale shaved off the borders."""
-    scores = []
-    for name, lr, hr in pairs:
-        shave = len(hr) // len(lr)
-        sr = upscale(lr)
-        try:
-            luma = psnr(sr, hr, shave=shave, luma=True)
-            scores.append(Score(name, luma, psnr(sr, hr, shave=shave), ssim(sr, hr, shave=shave, luma=True)))
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
-    return scores
+    return [score(pair, upscale(pair.lr)) for pair in pairs]
+
+
+def score(pair: Pair, sr: Rgb) -> Score:
+    """The figures of ``sr`` against ``pair.hr``, the scale shaved off the borders. InputError if too small for SSIM."""
+    shave = len(pair.hr) // len(pair.lr)
+    try:
+        y, rgb = (psnr(sr, pair.hr, shave=shave, luma=luma) for luma in (True, False))
+        return Score(pair.name, y, rgb, *(ssim(sr, pair.hr, shave=shave, luma=luma) for luma in (True, False)))
+    except InputError as error:
+        raise InputError(f"{pair.name}: {error}") from error
 
 
 def mean_score(scores: Sequence[Score]) -> Score:
     """The mean of each figure over images, as papers print it."""
-    columns = zip(*((score.psnr_y, score.psnr_rgb, score.ssim_y) for score in scores), strict=True)
+    columns = zip(*(astuple(score)[1:] for score in scores), strict=True)
     return Score("mean", *(float(np.mean(column)) for column in columns))

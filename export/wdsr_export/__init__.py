@@ -8,6 +8,5 @@ require("onnx_ir", "export")
 from .onnx_file import export_onnx  # noqa: E402
 from .parity import Parity, check_parity, verify  # noqa: E402
 from .pipeline import Deployment, deploy  # noqa: E402
-from .source import load_model  # noqa: E402
 
-__all__ = ["Deployment", "Parity", "check_parity", "deploy", "export_onnx", "load_model", "verify"]
+__all__ = ["Deployment", "Parity", "check_parity", "deploy", "export_onnx", "verify"]

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 import wdsr_edge
 from wdsr_edge import Bundle, ExportError, InputError
 from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, MANIFEST, WEIGHTS
-from wdsr_edge.models import EDSR, WDSR, ModelConfig, build, fold, load_checkpoint, reference
+from wdsr_edge.models import EDSR, WDSR, ModelConfig, build, fold, load_checkpoint, load_model, reference
 from wdsr_edge.samples import golden_frame
-from wdsr_export import Deployment, check_parity, deploy, load_model, pipeline, verify
+from wdsr_export import Deployment, check_parity, deploy, pipeline, verify
 from wdsr_export.graph import weights_hash
 
 Rgb = NDArray[np.uint8]

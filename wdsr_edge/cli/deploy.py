@@ -33,8 +33,9 @@ def run(
     json: JsonFlag = False,
 ) -> None:
     """Fold, export, verify against PyTorch, time, and write the bundle; one table says how it went."""
-    from wdsr_export import deploy, load_model
+    from wdsr_export import deploy
 
+    from ..models import load_model
     from ..samples import sample_frames
 
     network = load_model(model)

@@ -2,47 +2,125 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import csv
+import sys
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
-from .output import JsonFlag, ModelArgument, print_json, print_table, progress_bar, say
+from .._errors import InputError
+from ..evaluation import Score, Upscale, bicubic, mean_score, read_pair, score, self_ensemble
+from .output import JsonFlag, ModelArgument, count, print_json, print_table, progress_bar, say
+
+
+class Report(NamedTuple):
+    """What one set gave."""
+
+    images: list[Score]
+    bicubic: list[Score]
 
 
 def run(
     model: ModelArgument,
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="High-resolution images.")],
+    sets: Annotated[
+        list[str], typer.Argument(metavar="SET...", help="Folders of high-resolution images, or names such as Set5.")
+    ],
+    datasets: Annotated[
+        Path | None, typer.Option(help="Folder where sets are found by name; default: $WDSR_EDGE_DATA.")
+    ] = None,
+    ensemble: Annotated[
+        bool, typer.Option("--self-ensemble", help="Mean over the eight flips and rotations: 8 times as slow.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Where a checkpoint runs, as torch names it: cpu, cuda, cuda:1.")] = "cpu",
+    csv: Annotated[bool, typer.Option("--csv", help="One line for each image on stdout.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """PSNR and SSIM against ground truth, with bicubic beside it, as papers report them."""
+    """PSNR and SSIM against ground truth as papers report them, bicubic beside it.
+
+    The LR images are those that lie in the set's folder (DIV2K, EDSR's or SelfExSR's layout), else MATLAB's bicubic.
+    """
+    from ..datasets import find_dataset
+
+    if csv and json:
+        raise InputError("--csv and --json exclude each other")
+    scale, upscale = _open(model, device)
+    folders = {name: find_dataset(name, datasets) for name in sets}
+    chosen = self_ensemble(upscale) if ensemble else upscale
+    reports = {name: _evaluate(name, folder, scale, chosen) for name, folder in folders.items()}
+    if csv:
+        _print_csv(reports)
+    elif json:
+        print_json(
+            {
+                name: {
+                    "images": [asdict(entry) for entry in found.images],
+                    "mean": asdict(mean_score(found.images)),
+                    "bicubic": asdict(mean_score(found.bicubic)),
+                }
+                for name, found in reports.items()
+            }
+        )
+    else:
+        for name, found in reports.items():
+            _print(f"{model} on {name}{', self-ensemble' if ensemble else ''}", found)
+
+
+def _open(model: str, device: str) -> tuple[int, Upscale]:
+    """Scale of a checkpoint, bundle or zoo model, and what makes its images."""
     from .. import load
-    from ..evaluation import Score, bicubic, evaluate, load_pairs, mean_score
     from ..loading import is_checkpoint
 
     if is_checkpoint(model):
         from ..models import load_checkpoint, reference
+        from ..training import open_device
 
-        network = load_checkpoint(model)
-        scale, upscale = network.config.scale, reference(network)
-    else:
-        upscale = load(model)
-        scale = upscale.scale
-    report: dict[str, dict[str, list[Score]]] = {}
-    for folder in folders:
-        pairs = load_pairs([folder], scale, on_left_out=lambda path: say(f"{path} is too small: left out"))
-        with progress_bar() as bar:
-            scores = evaluate(upscale, bar.track(pairs, description=folder.name))
-        plain = evaluate(lambda lr: bicubic(lr, scale), pairs)
-        report[str(folder)] = {"images": scores, "mean": [mean_score(scores)], "bicubic": [mean_score(plain)]}
-    if json:
-        print_json({f: {k: [asdict(s) for s in v] for k, v in found.items()} for f, found in report.items()})
-        return
-    for name, found in report.items():
-        rows = [
-            (kind if kind != "images" else s.name, f"{s.psnr_y:.2f}", f"{s.psnr_rgb:.2f}", f"{s.ssim_y:.4f}")
-            for kind, scores in found.items()
-            for s in scores
-        ]
-        print_table(f"{model} on {name}", ("image", "PSNR Y", "PSNR RGB", "SSIM Y"), rows)
+        network = load_checkpoint(model).to(open_device(device))
+        return network.config.scale, reference(network)
+    if device != "cpu":
+        raise InputError("--device is for checkpoints; a bundle runs where its engine does")
+    resolver = load(model)
+    return resolver.scale, resolver
+
+
+def _evaluate(name: str, folder: Path, scale: int, upscale: Upscale) -> Report:
+    from ..datasets import list_pairs
+    from ..evaluation import TooSmallError
+
+    report = Report([], [])
+    files = list_pairs(folder, scale)
+    with progress_bar() as bar:
+        for file in bar.track(files, description=name):
+            try:
+                pair = read_pair(file, scale, least=-(-11 // scale) + 2)
+            except TooSmallError as error:
+                say(f"{error}: left out")
+                continue
+            report.images.append(score(pair, upscale(pair.lr)))
+            report.bicubic.append(score(pair, bicubic(pair.lr, scale)))
+    if not report.images:
+        raise InputError(f"no image that is large enough in {folder}")
+    given = sum(file.lr is not None for file in files)
+    say(f"{name}: {count(len(report.images), 'image')}, LR " + ("from its files" if given else "by exact bicubic"))
+    return report
+
+
+def _print(title: str, report: Report) -> None:
+    scores = [*report.images, mean_score(report.images), mean_score(report.bicubic)]
+    names = [*(entry.name for entry in report.images), "mean", "bicubic"]
+    rows = [
+        (name, f"{s.psnr_y:.2f}", f"{s.psnr_rgb:.2f}", f"{s.ssim_y:.4f}", f"{s.ssim_rgb:.4f}")
+        for name, s in zip(names, scores, strict=True)
+    ]
+    print_table(title, ("image", "PSNR Y", "PSNR RGB", "SSIM Y", "SSIM RGB"), rows)
+
+
+def _print_csv(reports: dict[str, Report]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    figures = [field.name for field in fields(Score)[1:]]
+    writer.writerow(["set", "image", *figures, *(f"bicubic_{figure}" for figure in figures)])
+    for name, report in reports.items():
+        images, plain = [*report.images, mean_score(report.images)], [*report.bicubic, mean_score(report.bicubic)]
+        for ours, theirs in zip(images, plain, strict=True):
+            writer.writerow([name, ours.name, *astuple(ours)[1:], *astuple(theirs)[1:]])

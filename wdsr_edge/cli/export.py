@@ -20,7 +20,9 @@ def run(
     json: JsonFlag = False,
 ) -> None:
     """Fold a network and write its deploy graph as ONNX, saying what each graph pass saved."""
-    from wdsr_export import export_onnx, load_model
+    from wdsr_export import export_onnx
+
+    from ..models import load_model
 
     if io not in ("uint8", "float32"):
         raise InputError(f"--io must be uint8 or float32, got {io!r}")

@@ -2,62 +2,172 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .._errors import InputError
 from .output import JsonFlag, count, print_json, progress_bar, say
+
+if TYPE_CHECKING:
+    from ..evaluation import Pair
+    from ..training import Progress, TrainConfig, World
 
 
 def run(
-    model: Annotated[str, typer.Argument(metavar="NAME", help="Exact model name, such as wdsr-b-3x32-x2.")],
-    data: Annotated[list[Path], typer.Option(help="Folder of high-resolution images; may be repeated.")],
-    validation: Annotated[Path, typer.Option(help="Folder of high-resolution images to validate on.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for checkpoints and state; resumes there.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in all.")] = 20_000,
-    batch: Annotated[int, typer.Option(min=1, help="Patches for each step.")] = 16,
-    patch: Annotated[int, typer.Option(min=8, help="LR pixels a side of a patch.")] = 48,
-    learning_rate: Annotated[float, typer.Option(help="Adam's, at its highest.")] = 1e-3,
-    bfloat16: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of steps, from the start, in bfloat16.")
-    ] = 0.0,
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations and saves.")] = 500,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds weights and batches.")] = 0,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Exact model name, such as wdsr-b-3x32-x2.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with any of these options; flags have the last word.")
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="DIV2K's root, or any folder of HR images; may be repeated.")
+    ] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="Folder or named set; default: DIV2K's own, else the photos that ship.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Folder for checkpoints, logs and state; a run resumes there.")
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="Model to begin with: a checkpoint, bundle or zoo name.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Larger model to learn from (distillation).")] = None,
+    norm: Annotated[str | None, typer.Option(help="weight, batch or none.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps in all. [600000]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Patches for each step, over all processes. [16]")] = None,
+    patch: Annotated[int | None, typer.Option(help="LR pixels a side of a patch. [48]")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="[1e-3 with weight norm, else 1e-4]")] = None,
+    schedule: Annotated[str | None, typer.Option(help="step (halved) or cosine. [step]")] = None,
+    halve_every: Annotated[int | None, typer.Option(help="Steps between halvings of the rate. [200000]")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Steps over which the rate rises from 0. [0]")] = None,
+    loss: Annotated[str | None, typer.Option(help="l1, l2 or charbonnier. [l1]")] = None,
+    ema: Annotated[float | None, typer.Option(help="Decay of averaged weights; 0: none. [0]")] = None,
+    clip: Annotated[float | None, typer.Option(help="Largest gradient norm; 0: any. [0]")] = None,
+    distillation: Annotated[float | None, typer.Option(help="The teacher's share of the loss. [0.5]")] = None,
+    amp: Annotated[
+        str | None, typer.Option(help="auto, off, bfloat16 or float16. [auto: on on a GPU, off on a CPU]")
+    ] = None,
+    amp_share: Annotated[float | None, typer.Option(help="Share of steps, from the start, in AMP. [1]")] = None,
+    channels_last: Annotated[bool | None, typer.Option(help="NHWC weights and activations. [on]")] = None,
+    compile: Annotated[bool | None, typer.Option(help="Run through torch.compile. [off]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that cut patches. [4 on a GPU, else 0]")] = None,
+    save_every: Annotated[int | None, typer.Option(help="Steps between saved states. [1000]")] = None,
+    validate_every: Annotated[int | None, typer.Option(help="Steps between validations. [5000]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seeds weights and batches. [0]")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for decoded images; default: in the user's cache folder.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     json: JsonFlag = False,
 ) -> None:
-    """Train a network on a folder of images; an interrupted run goes on where it last saved."""
+    """Train a network on a folder of images; a run that was stopped goes on from its last saved state.
+
+    The defaults are the paper's recipe. With torchrun --no-python wdsr-edge train ... it runs on several GPUs.
+    """
+    given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
     from ..config import ModelConfig
-    from ..training import Progress, TrainConfig, load_pairs, train
+    from ..models import load_model
+    from ..training import config_of_start, join_world, open_device, train
 
-    config = ModelConfig.from_name(model)
-    recipe = TrainConfig(
-        steps, batch, patch, learning_rate, bfloat16=bfloat16, seed=seed, validate_every=validate_every
-    )
-
-    def left_out(path: Path) -> None:
-        say(f"{path} is too small: left out (a lower --patch takes smaller images)")
-
-    pairs = load_pairs(data, config.scale, least=patch, on_left_out=left_out)
-    say(f"{config.name}: {count(len(pairs), 'image')}, {steps} steps into {output}")
+    places, recipe, network = _options(given)
+    missing = [name for name in ("model", "data", "output") if name not in places]
+    if missing:
+        flags = {"model": "NAME", "data": "--data", "output": "--output"}
+        raise InputError(f"train needs {', '.join(flags[name] for name in missing)} (or in the file of --config)")
+    begin = load_model(places["start"]) if "start" in places else None
+    taught = load_model(places["teacher"]) if "teacher" in places else None
+    config_ = dataclasses.replace(ModelConfig.from_name(places["model"]), **network)
+    if begin is not None:
+        config_ = config_of_start(config_, begin.config)
+    where = open_device(device)
     reports: list[Progress] = []
-    with progress_bar() as bar:
-        task = bar.add_task("train", total=steps)
+    with join_world(where) as world:
+        pairs, validated = _images(places, config_.scale, recipe.patch, cache, world)
+        if world.writes:
+            processes = f" in {world.size} processes" if world.size > 1 else ""
+            say(
+                f"{config_.name}, norm {config_.norm}: {count(len(pairs), 'image')}, {recipe.steps} steps on "
+                f"{where}{processes}, validated on {count(len(validated), 'image')}, into {places['output']}"
+            )
+        with progress_bar() as bar:
+            task = bar.add_task("train", total=recipe.steps, visible=world.writes)
 
-        def report(progress: Progress) -> None:
-            reports.append(progress)
-            figures = f"loss {progress.loss:.3f} levels, PSNR Y {progress.psnr_y:.3f} dB, {progress.seconds:.0f} s"
-            say(f"step {progress.step}: {figures}")
+            def report(progress: Progress) -> None:
+                reports.append(progress)
+                if world.writes:
+                    psnr = "" if math.isnan(progress.psnr_y) else f", PSNR Y {progress.psnr_y:.3f} dB"
+                    say(f"step {progress.step}: loss {progress.loss:.3f}{psnr}, {progress.seconds:.0f} s")
 
-        train(
-            config,
-            recipe,
-            pairs,
-            load_pairs([validation], config.scale, on_left_out=left_out),
-            output,
-            on_step=lambda step: bar.update(task, completed=step),
-            on_validation=report,
-        )
-    if json:
-        print_json([vars(progress) for progress in reports])
-    say(f"{output / 'last.safetensors'} holds the averaged weights, best.safetensors beside it the best validated ones")
+            train(
+                config_,
+                recipe,
+                pairs,
+                validated,
+                places["output"],
+                start=begin,
+                teacher=taught,
+                device=where,
+                world=world,
+                on_step=lambda step: bar.update(task, completed=step),
+                on_report=report,
+            )
+    if world.writes:
+        if json:
+            print_json([vars(progress) for progress in reports])
+        say(f"{Path(places['output']) / 'last.safetensors'} holds the model, best.safetensors the best validated one")
+
+
+def _options(given: dict[str, Any]) -> tuple[dict[str, Any], TrainConfig, dict[str, Any]]:
+    """Paths, recipe, and what the model's name does not say: from the dataclass, the TOML file and the flags."""
+    from ..training import TrainConfig
+    from ..training.recipe import PLACES, RunFile, read_run_file
+
+    file = read_run_file(given["config"]) if "config" in given else RunFile({}, {}, {})
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    recipe = {**file.recipe, **{name: value for name, value in given.items() if name in names}}
+    places = {**file.places, **{name: value for name, value in given.items() if name in PLACES}}
+    network = {**file.network, **({"norm": given["norm"]} if "norm" in given else {})}
+    return places, TrainConfig(**recipe), network
+
+
+def _images(
+    places: dict[str, Any], scale: int, patch: int, cache: Path | None, world: World
+) -> tuple[list[Pair], list[Pair]]:
+    """What to train on and what to validate on; the first process decodes, the others then find it in the cache."""
+    from ..datasets import find_dataset
+    from ..samples import PHOTOS
+    from ..training import ImageCache, open_pairs
+    from ..training.cache import default_cache
+
+    images = ImageCache(cache or default_cache())
+    data = [find_dataset(name) for name in places["data"]]
+    if "validation" in places:
+        valid = find_dataset(places["validation"])
+    else:
+        valid = next((folder for folder in data if (folder / "DIV2K_valid_HR").is_dir()), PHOTOS)
+    skipped: list[str] = []
+
+    def skip(reason: str) -> None:
+        skipped.append(reason)
+        if world.writes:
+            say(f"skipped: {reason}")
+
+    def opened(what: str, folders: list[Path], **options: Any) -> list[Pair]:
+        with progress_bar() as bar:
+            task = bar.add_task(what, total=None, visible=world.writes)
+            show: Callable[[int, int], None] = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
+            return open_pairs(folders, scale, images, on_skipped=skip, on_image=show, **options)
+
+    if not world.writes:
+        world.wait()
+    pairs = opened("images", data, least=patch)
+    validated = opened("validation", [valid], split="valid", least=-(-11 // scale) + 2)
+    if world.writes:
+        world.wait()
+        if skipped:
+            say(f"{count(len(skipped), 'image')} skipped")
+    return pairs, validated

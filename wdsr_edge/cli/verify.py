@@ -45,9 +45,10 @@ def run(
 
 
 def _against_torch(model: str, images: Path | None, onnx: Path | None) -> list[dict[str, Any]]:
-    from wdsr_export import load_model, verify
+    from wdsr_export import verify
 
     from ..loading import is_checkpoint
+    from ..models import load_model
     from ..samples import sample_frames
 
     if onnx is None and is_checkpoint(model):

@@ -11,6 +11,17 @@ from .checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from .edsr import EDSR  # noqa: E402
 from .folding import fold  # noqa: E402
 from .reference import reference  # noqa: E402
+from .source import load_model  # noqa: E402
 from .wdsr import WDSR  # noqa: E402
 
-__all__ = ["EDSR", "WDSR", "ModelConfig", "build", "fold", "load_checkpoint", "reference", "save_checkpoint"]
+__all__ = [
+    "EDSR",
+    "WDSR",
+    "ModelConfig",
+    "build",
+    "fold",
+    "load_checkpoint",
+    "load_model",
+    "reference",
+    "save_checkpoint",
+]

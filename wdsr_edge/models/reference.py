@@ -11,12 +11,16 @@ from torch import Tensor, nn
 
 
 def reference(model: nn.Module) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """``model`` as uint8 HWC RGB to uint8 HWC RGB: float32 on the CPU in eval mode, rounded and clipped at the end."""
+    """``model`` as uint8 HWC RGB to uint8 HWC RGB: float32 in eval mode, rounded and clipped at the end.
+
+    It computes where the model's weights are, so on the CPU for a model that was just loaded.
+    """
+    device = next(model.parameters()).device
 
     @torch.inference_mode()
     def upscale(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         model.eval()
-        image: NDArray[np.uint8] = to_image(model(to_tensor(frame[None])))[0]
+        image: NDArray[np.uint8] = to_image(model(to_tensor(frame[None]).to(device)).cpu())[0]
         return image
 
     return upscale

@@ -1,21 +1,29 @@
-"""Training and evaluation. Needs the ``train`` extra."""
+"""Training. Needs the ``train`` extra."""
 
 from .._errors import require
 
 require("torch", "train")
 
-from ..evaluation import Pair, Score, evaluate, load_pairs, mean_score  # noqa: E402
+from ..evaluation import Pair  # noqa: E402
 from ..resampler import resize_bicubic  # noqa: E402
-from .train import Progress, TrainConfig, train  # noqa: E402
+from .cache import ImageCache  # noqa: E402
+from .data import open_pairs  # noqa: E402
+from .distributed import World, join_world, open_device  # noqa: E402
+from .recipe import TrainConfig  # noqa: E402
+from .state import Progress  # noqa: E402
+from .train import train  # noqa: E402
+from .transfer import config_of_start  # noqa: E402
 
 __all__ = [
+    "ImageCache",
     "Pair",
     "Progress",
-    "Score",
     "TrainConfig",
-    "evaluate",
-    "load_pairs",
-    "mean_score",
+    "World",
+    "config_of_start",
+    "join_world",
+    "open_device",
+    "open_pairs",
     "resize_bicubic",
     "train",
 ]

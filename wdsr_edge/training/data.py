@@ -1,32 +1,113 @@
-"""Random patches from images in memory."""
+"""Images on disk, decoded once, and random patches of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from ..evaluation import Pair
+from .._errors import InputError, WdsrError
+from ..datasets import PairFiles, Split, list_pairs
+from ..evaluation import Pair, read_pair
 from ..images import Rgb
 from ..models.reference import to_tensor
+from .cache import CacheError, ImageCache
+from .distributed import World
+from .recipe import TrainConfig
+
+Batch = tuple[Tensor, Tensor]
+"""LR and HR patches, float32 NCHW RGB in [0, 1]."""
 
 
-def random_patches(pairs: Sequence[Pair], patch: int, batch: int, seed: Sequence[int]) -> tuple[Tensor, Tensor]:
+def open_pairs(
+    folders: Sequence[str | os.PathLike[str]],
+    scale: int,
+    cache: ImageCache,
+    *,
+    split: Split = "train",
+    least: int = 1,
+    on_skipped: Callable[[str], None] = lambda reason: None,
+    on_image: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Pair]:
+    """Every usable image of ``folders`` as a pair that is memory-mapped from ``cache``, in the order of the files.
+
+    The layouts are those of ``wdsr_edge.datasets.list_pairs``. An image that cannot be read, does not fit its LR or
+    has fewer than ``least`` LR pixels a side is skipped, and ``on_skipped`` is told why. ``on_image`` is told how many
+    are done. Raises InputError if none remains.
+    """
+    files = [file for folder in folders for file in list_pairs(folder, scale, split)]
+
+    def open_one(file: PairFiles) -> Pair | str:
+        try:
+            return read_pair(file, scale, least=least, keep=cache.keep)
+        except CacheError:
+            raise
+        except WdsrError as error:
+            return str(error)
+
+    pairs = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for done, found in enumerate(pool.map(open_one, files), 1):
+            if isinstance(found, Pair):
+                pairs.append(found)
+            else:
+                on_skipped(found)
+            on_image(done, len(files))
+    if not pairs:
+        raise InputError(f"no usable image in {', '.join(map(str, folders))}")
+    return pairs
+
+
+def random_patches(
+    pairs: Sequence[Pair], patch: int, batch: int, seed: Sequence[int], share: slice = slice(None)
+) -> Batch:
     """``batch`` random LR crops of ``patch`` pixels a side with their HR crops, flipped and rotated at random.
 
-    Float32 NCHW RGB in [0, 1]. The same ``seed`` gives the same patches, so a resumed run draws what it would have.
+    The same ``seed`` gives the same patches, so a resumed run draws what it would have. ``share`` takes some of them.
     """
     rng = np.random.default_rng(seed)
     lrs: list[Rgb] = []
     hrs: list[Rgb] = []
-    for index in rng.integers(len(pairs), size=batch):
+    wanted = range(batch)[share]
+    for i, index in enumerate(rng.integers(len(pairs), size=batch)):
         _, lr, hr = pairs[index]
         scale = len(hr) // len(lr)
         top, left = (int(rng.integers(side - patch + 1)) for side in lr.shape[:2])
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+        if i not in wanted:
+            continue
         for image, factor, patches in ((lr, 1, lrs), (hr, scale, hrs)):
             y, x, size = top * factor, left * factor, patch * factor
             crop: Rgb = np.rot90(image[y : y + size, x : x + size], turns)
             patches.append(crop[:, ::-1] if flip else crop)
     return to_tensor(np.stack(lrs)), to_tensor(np.stack(hrs))
+
+
+class _Steps(Dataset[Batch]):
+    """The batch of each step, so that any step can be drawn in any process."""
+
+    def __init__(self, pairs: Sequence[Pair], recipe: TrainConfig, share: slice) -> None:
+        self.pairs, self.recipe, self.share = pairs, recipe, share
+
+    def __getitem__(self, step: int) -> Batch:
+        recipe = self.recipe
+        return random_patches(self.pairs, recipe.patch, recipe.batch, (recipe.seed, step), self.share)
+
+
+def batches(
+    pairs: Sequence[Pair], recipe: TrainConfig, first: int, world: World, device: torch.device
+) -> Iterator[Batch]:
+    """This process's share of the batch of every step from ``first`` on, on ``device``."""
+    on_gpu = device.type == "cuda"
+    workers = (4 if on_gpu else 0) if recipe.workers is None else recipe.workers
+    steps = _Steps(pairs, recipe, world.share(recipe.batch))
+    order = range(first, recipe.steps)
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    for pair in DataLoader(steps, batch_size=None, sampler=order, num_workers=workers, pin_memory=on_gpu):
+        lr, hr = (patches.to(device, non_blocking=True, memory_format=layout) for patches in pair)
+        yield lr, hr

@@ -1,87 +1,35 @@
-"""The training loop: random patches, L1, Adam with a cosine schedule, an averaged model, resumable state."""
+"""The training loop: batches, steps, an averaged model, validation, and state that a killed run goes on from."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from .._errors import CheckpointError, InputError
-from .._files import check_folder, replacing
+from .._errors import InputError
+from .._files import check_folder
 from ..config import ModelConfig
-from ..evaluation import Pair, bicubic, evaluate, mean_score
+from ..evaluation import Pair
+from ..images import Rgb
+from ..metrics import psnr
 from ..models import EDSR, WDSR, build, reference, save_checkpoint
-from .data import random_patches
+from .data import Batch, batches
+from .distributed import World
+from .logs import SAMPLES, Logs
+from .losses import distance
+from .recipe import TrainConfig
+from .state import Progress, identity, restore_state, save_state
+from .transfer import transfer
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """The recipe of one run."""
-
-    steps: int = 20_000
-    """Optimiser steps in all."""
-    batch: int = 16
-    """Patches for each step."""
-    patch: int = 48
-    """LR pixels a side of a patch (the paper: 96 HR pixels at x2)."""
-    learning_rate: float = 1e-3
-    """Adam's, at its highest."""
-    warmup: int = 100
-    """Steps over which the learning rate rises from 0; a cosine takes it to 1 % of its height afterwards."""
-    ema: float = 0.999
-    """Decay of the averaged weights, which are what is validated and saved; 0 saves the last ones."""
-    clip: float = 1.0
-    """Largest gradient norm."""
-    bfloat16: float = 0.0
-    """Share of the steps, from the start, whose convolutions run in bfloat16: about twice as fast on AVX512-BF16."""
-    seed: int = 0
-    """Seeds the weights and every batch."""
-    validate_every: int = 500
-    """Steps between validations, each of which also saves the state."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "patch", "validate_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, lowest, highest in (
-            ("ema", 0, 0.99999),
-            ("bfloat16", 0, 1),
-            ("learning_rate", 1e-9, 1),
-            ("clip", 1e-6, 1e6),
-        ):
-            if not lowest <= getattr(self, name) <= highest:
-                raise InputError(f"{name} must be from {lowest:g} to {highest:g}, got {getattr(self, name)}")
-
-    def rate(self, step: int) -> float:
-        """Learning rate of ``step``, counted from 0."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
-
-
-@dataclass
-class Progress:
-    """Where a run stands."""
-
-    step: int
-    """Steps done."""
-    loss: float
-    """Mean L1 since the last report, in levels of 255."""
-    psnr_y: float
-    """Validation PSNR on luma of the averaged model, dB."""
-    best: float
-    """The best of those so far."""
-    seconds: float
-    """Wall time so far, over all resumed parts."""
+_CPU = torch.device("cpu")
 
 
 def train(
@@ -91,54 +39,99 @@ def train(
     validation: Sequence[Pair],
     output: str | os.PathLike[str],
     *,
+    start: EDSR | WDSR | None = None,
+    teacher: EDSR | WDSR | None = None,
+    device: torch.device = _CPU,
+    world: World | None = None,
     on_step: Callable[[int], None] = lambda step: None,
-    on_validation: Callable[[Progress], None] = lambda progress: None,
+    on_report: Callable[[Progress], None] = lambda progress: None,
 ) -> EDSR | WDSR:
-    """Train from scratch, or go on from ``output/state.pt``; returns the averaged model.
+    """Train, or go on from ``output/state.pt``; returns the averaged model, in eval mode on the CPU.
 
-    Every validation saves it as ``last.safetensors``, and as ``best.safetensors`` if its PSNR is the best so far.
-    A resumed run draws the same patches as an uninterrupted one, and reports where it stands first. Raises
-    InputError, before the first step where that can be known, if an image is too small, the folder cannot be written,
-    or the state is of another run; and if the loss or the weights stop being finite.
+    ``start`` gives the first weights (see ``transfer``), ``teacher`` images to learn from beside the ground truth.
+    ``output`` gets the model as ``last.safetensors``, and as ``best.safetensors`` where its validation PSNR is the best
+    so far, ``log.csv``, ``tensorboard/`` and ``samples/``. ``on_report`` hears of every saved state; a resumed run
+    reports where it stands first, and draws the same patches as an uninterrupted one. With more than one process
+    (``world``), each takes its share of every batch and the first one writes.
+
+    Raises InputError, before the first step where that can be known, if an image is too small, the folder cannot be
+    written, or the state is of another run; and if the loss or the weights stop being finite: the last state is kept.
     """
+    world = world or World()
+    output = Path(output)
+    _check(model_config, recipe, pairs, validation, teacher, world)
+    if world.writes:
+        check_folder(output)
+    run = _Run(model_config, recipe, start, teacher, device, world)
+    known = identity(model_config, recipe, pairs, teacher)
+    state = output / "state.pt"
+    progress = Progress()
+    if state.exists():
+        progress = restore_state(state, known, run.parts)
+        on_report(progress)
+    _check_agreement(world, f"{known} {progress.step}", device)
+    run.prepare()
+    logs = Logs(output, progress.step) if world.writes and progress.step < recipe.steps else None
+    began = time.monotonic() - progress.seconds
+    losses, since = torch.zeros((), device=device), progress.step
+    for step, batch in enumerate(batches(pairs, recipe, progress.step, world, device), progress.step):
+        losses += run.step(step, batch)
+        done, last = step + 1, step + 1 == recipe.steps
+        validates = last or done % recipe.validate_every == 0
+        reports = validates or done % recipe.save_every == 0
+        if (reports or device.type == "cpu") and not losses.isfinite():
+            raise _diverged(f"the loss is not finite at step {step}", state)
+        on_step(done)
+        if not reports:
+            continue
+        if not run.is_finite():
+            raise _diverged(f"the weights are not finite at step {step}", state)
+        (loss,) = world.sum([float(losses) / (done - since) / world.size * 255], device)
+        score = run.validate(validation, done, logs) if validates else math.nan
+        improved = score > progress.best  # not if it is NaN
+        best = score if improved else progress.best
+        progress = Progress(done, loss, run.rate(step), score, best, time.monotonic() - began)
+        losses, since = torch.zeros((), device=device), done
+        if logs is not None:
+            save_checkpoint(run.average, output / "last.safetensors")
+            if improved:
+                save_checkpoint(run.average, output / "best.safetensors")
+            logs.add(progress)
+            save_state(state, known, run.parts, progress)
+        on_report(progress)
+    if logs is not None:
+        logs.close()
+    model: EDSR | WDSR = run.average.cpu().eval()
+    return model
+
+
+def _check(
+    config: ModelConfig,
+    recipe: TrainConfig,
+    pairs: Sequence[Pair],
+    validation: Sequence[Pair],
+    teacher: EDSR | WDSR | None,
+    world: World,
+) -> None:
     for pair in pairs:
         if min(pair.lr.shape[:2]) < recipe.patch:
             raise InputError(f"{pair.name} is smaller than the patch of {recipe.patch} LR pixels: lower patch")
-    evaluate(lambda lr: bicubic(lr, model_config.scale), validation)  # whatever is wrong with it shows now
-    output = Path(output)
-    check_folder(output)
-    state_path = output / "state.pt"
-    torch.manual_seed(recipe.seed)
-    model = build(model_config)
-    average = copy.deepcopy(model)
-    optimiser = torch.optim.Adam(model.parameters(), betas=(0.9, 0.99))
-    progress = Progress(0, math.nan, 0.0, 0.0, 0.0)
-    identity = repr((model_config, dataclasses.replace(recipe, validate_every=1)))
-    if state_path.exists():
-        progress = _restore(state_path, identity, model, average, optimiser)
-        on_validation(progress)
-    started, losses = time.monotonic() - progress.seconds, 0.0
-    since = progress.step
-    for step in range(progress.step, recipe.steps):
-        loss = _step(model, average, optimiser, recipe, step, pairs)
-        if not math.isfinite(loss):
-            raise _diverged(f"the loss is {loss} at step {step}", state_path)
-        losses += loss
-        on_step(step + 1)
-        if (step + 1) % recipe.validate_every == 0 or step + 1 == recipe.steps:
-            if not all(tensor.isfinite().all() for tensor in average.state_dict().values()):
-                raise _diverged(f"the weights are not finite at step {step}", state_path)
-            score = mean_score(evaluate(reference(average), validation)).psnr_y
-            save_checkpoint(average, output / "last.safetensors")
-            if score > progress.best:
-                save_checkpoint(average, output / "best.safetensors")
-            progress = Progress(
-                step + 1, losses / (step + 1 - since), score, max(score, progress.best), time.monotonic() - started
-            )
-            losses, since = 0.0, step + 1
-            _save(state_path, identity, model, average, optimiser, progress)
-            on_validation(progress)
-    return average.eval()
+    for pair in validation:
+        if min(pair.hr.shape[:2]) <= 2 * config.scale:
+            raise InputError(f"{pair.name}: too small to validate on: leave it out")
+    if not validation:
+        raise InputError("no image to validate on")
+    if teacher is not None and teacher.config.scale != config.scale:
+        raise InputError(f"the teacher {teacher.config.name} enlarges {teacher.config.scale} times, not {config.scale}")
+    if recipe.batch % world.size:
+        raise InputError(f"batch must be a multiple of the {world.size} processes, got {recipe.batch}")
+
+
+def _check_agreement(world: World, known: str, device: torch.device) -> None:
+    """Refuse processes that would not do the same: other images, or a folder where one finds no state."""
+    mine = zlib.crc32(known.encode())
+    if world.sum([mine], device) != [mine * world.size]:
+        raise InputError("the processes differ in images, options or state: all must see the same data and output")
 
 
 def _diverged(what: str, state: Path) -> InputError:
@@ -146,73 +139,106 @@ def _diverged(what: str, state: Path) -> InputError:
     return InputError(f"{what}: train again with a lower learning rate, into another folder{kept}")
 
 
-def _step(
-    model: nn.Module,
-    average: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    recipe: TrainConfig,
-    step: int,
-    pairs: Sequence[Pair],
-) -> float:
-    """One optimiser step and one update of the average; returns the loss in levels of 255."""
-    model.train()
-    for group in optimiser.param_groups:
-        group["lr"] = recipe.rate(step)
-    lr, hr = random_patches(pairs, recipe.patch, recipe.batch, (recipe.seed, step))
-    with torch.autocast("cpu", torch.bfloat16, enabled=step < recipe.bfloat16 * recipe.steps):
-        sr = model(lr)
-    loss = (sr.float() - hr).abs().mean()
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-    optimiser.step()
-    # A young average follows closely, so that it never drags the random start along.
-    decay = min(recipe.ema, (1 + step) / (10 + step))
-    with torch.no_grad():
-        for kept, fresh in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+class _Run:
+    """All that changes from step to step."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        recipe: TrainConfig,
+        start: EDSR | WDSR | None,
+        teacher: EDSR | WDSR | None,
+        device: torch.device,
+        world: World,
+    ) -> None:
+        self.recipe, self.device, self.world = recipe, device, world
+        torch.manual_seed(recipe.seed)
+        model = build(config)
+        if start is not None:
+            transfer(start, model)
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.model)
+        self.teacher = None if teacher is None else copy.deepcopy(teacher).eval().to(device)
+        self.peak = recipe.peak_rate(config)
+        self.amp = _amp(recipe, device)
+        self.optimiser = torch.optim.Adam(self.model.parameters())
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
+        self.parts = {
+            "model": self.model,
+            "average": self.average,
+            "optimiser": self.optimiser,
+            "scaler": self.scaler,
+        }
+        self.forward: Callable[[Tensor], Tensor] = self.model
+
+    def prepare(self) -> None:
+        """Once the weights are what the run begins with: join the other processes, compile."""
+        forward: nn.Module = self.model
+        if self.world.size > 1:
+            if self.device.type == "cuda":
+                forward = nn.SyncBatchNorm.convert_sync_batchnorm(forward)  # type: ignore[no-untyped-call]
+            forward = DistributedDataParallel(forward)
+        self.forward = torch.compile(forward) if self.recipe.compile else forward
+
+    def rate(self, step: int) -> float:
+        return self.peak * self.recipe.rate(step)
+
+    def step(self, step: int, batch: Batch) -> Tensor:
+        """One optimiser step and one update of the average; the loss of this process's patches."""
+        recipe, (lr, hr) = self.recipe, batch
+        self.model.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate(step)
+        amp = self.amp is not None and step < recipe.amp_share * recipe.steps
+        with torch.autocast(self.device.type, self.amp, enabled=amp):
+            sr = self.forward(lr)
+        loss = distance(recipe.loss, sr, hr)
+        if self.teacher is not None:
+            with torch.no_grad(), torch.autocast(self.device.type, self.amp, enabled=amp):
+                target = self.teacher(lr).float()
+            loss = (1 - recipe.distillation) * loss + recipe.distillation * distance(recipe.loss, sr, target)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if recipe.clip:
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self._follow(step)
+        return loss.detach()
+
+    @torch.no_grad()
+    def _follow(self, step: int) -> None:
+        # A young average follows closely, so that it never drags the random start along.
+        decay = min(self.recipe.ema, (1 + step) / (10 + step))
+        for kept, fresh in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
             if kept.is_floating_point():
                 kept.lerp_(fresh, 1 - decay)
             else:
                 kept.copy_(fresh)
-    return float(loss.detach()) * 255
+
+    def is_finite(self) -> bool:
+        models = (self.model, self.average)
+        return all(bool(tensor.isfinite().all()) for model in models for tensor in model.state_dict().values())
+
+    def validate(self, pairs: Sequence[Pair], step: int, logs: Logs | None) -> float:
+        """Mean PSNR on luma of the average; every process takes some of the images."""
+        upscale: Callable[[Rgb], Rgb] = reference(self.average)
+        scores = []
+        for i, pair in enumerate(pairs[self.world.share(len(pairs))]):
+            sr = upscale(pair.lr)
+            scores.append(psnr(sr, pair.hr, shave=len(pair.hr) // len(pair.lr), luma=True))
+            if logs is not None and i < SAMPLES:
+                logs.add_sample(pair, sr, step)
+        total, count = self.world.sum([sum(scores), len(scores)], self.device)
+        return total / count
 
 
-def _save(
-    path: Path,
-    identity: str,
-    model: nn.Module,
-    average: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    progress: Progress,
-) -> None:
-    state = {
-        "identity": identity,
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "progress": dataclasses.asdict(progress),
-    }
-    with replacing(path) as fresh:
-        torch.save(state, fresh)
-
-
-def _restore(
-    path: Path, identity: str, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
-) -> Progress:
-    try:
-        state = torch.load(path, weights_only=True)
-        if state["identity"] != identity:
-            raise InputError(
-                f"{path} belongs to another run (its model or recipe differs; the schedule depends on the number of "
-                "steps): choose another output folder"
-            )
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        return Progress(**state["progress"])
-    except InputError:
-        raise
-    except Exception as error:  # torch.load raises whatever a damaged file makes it stumble over
-        raise CheckpointError(
-            f"{path} is damaged ({type(error).__name__}): remove it to start again, or keep last.safetensors beside it"
-        ) from error
+def _amp(recipe: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """The type of autocast, or None."""
+    if recipe.amp == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[recipe.amp]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
-from wdsr_edge._errors import InputError
-from wdsr_edge.bundle import WEIGHTS, Bundle
-from wdsr_edge.loading import find_bundle, is_checkpoint
-from wdsr_edge.models import EDSR, WDSR, load_checkpoint
+from .._errors import InputError
+from ..bundle import WEIGHTS, Bundle
+from ..loading import find_bundle, is_checkpoint
+from .checkpoint import load_checkpoint
+from .edsr import EDSR
+from .wdsr import WDSR
 
 
 def load_model(source: str | os.PathLike[str]) -> EDSR | WDSR:

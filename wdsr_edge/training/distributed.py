@@ -1,0 +1,80 @@
+"""The processes of a run: one, or those that torchrun started. Devices as well, for each process has its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import distributed
+
+from .._errors import InputError
+
+
+def open_device(name: str = "auto") -> torch.device:
+    """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``; InputError if this machine has none such."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        name = f"cuda:{local}"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"no device {name}: torch sees {torch.cuda.device_count()} GPUs here")
+    return device
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train one network together; every one sees the same number of each batch's patches."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the one process that writes files and reports."""
+        return self.rank == 0
+
+    def share(self, count: int) -> slice:
+        """Which of ``count`` things are this process's."""
+        return slice(self.rank, count, self.size)
+
+    def sum(self, values: Sequence[float], device: torch.device) -> list[float]:
+        """The sums of ``values`` over all processes."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=device)
+        distributed.all_reduce(total)
+        found: list[float] = total.tolist()
+        return found
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def join_world(device: torch.device) -> Iterator[World]:
+    """The world that torchrun describes in the environment, else this process alone; left at the end."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # Rank 0 may decode a large set of images while the others wait for it.
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
+    try:
+        yield World(distributed.get_rank(), size)
+    finally:
+        distributed.destroy_process_group()

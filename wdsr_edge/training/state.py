@@ -1,0 +1,100 @@
+"""The state of a run on disk: all that is needed to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from .._errors import CheckpointError, InputError
+from .._files import replacing
+from ..config import ModelConfig
+from ..evaluation import Pair
+from .recipe import TrainConfig
+
+Identity = Mapping[str, Any]
+
+
+class Stateful(Protocol):
+    """A model, an optimiser or a gradient scaler."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0
+    """Steps done."""
+    loss: float = float("nan")
+    """Mean loss since the last report, times 255: for L1, levels."""
+    learning_rate: float = 0.0
+    """Of the last step."""
+    psnr_y: float = float("nan")
+    """Validation PSNR on luma of the (averaged) model in dB; NaN if it was not validated at this step."""
+    best: float = 0.0
+    """The best of those so far."""
+    seconds: float = 0.0
+    """Wall time so far, over all resumed parts."""
+
+
+_FREE = ("save_every", "validate_every", "workers", "compile")
+"""Options that a run may change when it goes on: they change no weight."""
+
+
+def identity(
+    config: ModelConfig, recipe: TrainConfig, pairs: Sequence[Pair], teacher: nn.Module | None
+) -> dict[str, Any]:
+    """What a run is: it can only go on as the same."""
+    options = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in _FREE}
+    images = hashlib.sha256(repr([(pair.name, pair.hr.shape, pair.lr.shape) for pair in pairs]).encode())
+    known = {"model": repr(config), **options, "images": images.hexdigest(), "teacher": ""}
+    if teacher is not None:
+        weights = hashlib.sha256()
+        for tensor in teacher.state_dict().values():
+            weights.update(tensor.detach().cpu().contiguous().numpy())
+        known["teacher"] = weights.hexdigest()
+    return known
+
+
+def save_state(path: Path, identity: Identity, parts: Mapping[str, Stateful], progress: Progress) -> None:
+    """Write ``path``, replacing it only when complete."""
+    state = {
+        "identity": dict(identity),
+        "progress": dataclasses.asdict(progress),
+        **{name: part.state_dict() for name, part in parts.items()},
+    }
+    with replacing(path) as fresh:
+        torch.save(state, fresh)
+
+
+def restore_state(path: Path, identity: Identity, parts: Mapping[str, Stateful]) -> Progress:
+    """Load the state in ``path`` into ``parts``. InputError if it is of another run, CheckpointError if damaged."""
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        stored = state["identity"]
+        for name in sorted(stored.keys() | identity.keys()):
+            if stored.get(name) != identity.get(name):
+                shown = "" if name in ("images", "teacher", "model") else f" ({stored.get(name)}, {identity.get(name)})"
+                raise InputError(
+                    f"{path} belongs to another run: its {name} differ{'' if name == 'images' else 's'}{shown}. Choose "
+                    "another output folder"
+                )
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return Progress(**state["progress"])
+    except InputError:
+        raise
+    except Exception as error:  # torch.load raises whatever a damaged file makes it stumble over
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__}): remove it to start again, or keep last.safetensors beside it"
+        ) from error
