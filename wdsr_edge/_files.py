@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,6 +43,13 @@ def replacing(path: str | os.PathLike[str], *, directory: bool = False) -> Itera
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove what processes that were killed left of writing ``paths``; for a folder that only this one writes to."""
+    for path in paths:
+        for scratch in path.parent.glob(f".{glob.escape(path.name[:64])}.*"):
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def check_folder(path: Path) -> None:

@@ -11,7 +11,16 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -68,11 +77,19 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 def progress_bar() -> Progress:
     """A progress bar on stderr, only on a terminal."""
+    return _bar(MofNCompleteColumn(), TimeRemainingColumn())
+
+
+def byte_bar() -> Progress:
+    """A progress bar on stderr that counts bytes, only on a terminal."""
+    return _bar(DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+
+
+def _bar(*columns: ProgressColumn) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        *columns,
         console=stderr,
         disable=not stderr.is_terminal,
         transient=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +41,7 @@ def run(
     batch: Annotated[int | None, typer.Option(help="Patches for each step, over all processes. [16]")] = None,
     patch: Annotated[int | None, typer.Option(help="LR pixels a side of a patch. [48]")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="[1e-3 with weight norm, else 1e-4]")] = None,
+    beta2: Annotated[float | None, typer.Option(help="Adam's decay of squared gradients. [0.999]")] = None,
     schedule: Annotated[str | None, typer.Option(help="step (halved) or cosine. [step]")] = None,
     halve_every: Annotated[int | None, typer.Option(help="Steps between halvings of the rate. [200000]")] = None,
     warmup: Annotated[int | None, typer.Option(help="Steps over which the rate rises from 0. [0]")] = None,
@@ -59,9 +60,9 @@ def run(
     validate_every: Annotated[int | None, typer.Option(help="Steps between validations. [5000]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seeds weights and batches. [0]")] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder for decoded images; default: in the user's cache folder.")
+        str | None, typer.Option(help="Folder for decoded images; default: in the user's cache folder.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [auto]")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Train a network on a folder of images; a run that was stopped goes on from its last saved state.
@@ -71,7 +72,7 @@ def run(
     given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
     from ..config import ModelConfig
     from ..models import load_model
-    from ..training import config_of_start, join_world, open_device, train
+    from ..training import check_run, config_of_start, join_world, open_device, train
 
     places, recipe, network = _options(given)
     missing = [name for name in ("model", "data", "output") if name not in places]
@@ -83,10 +84,11 @@ def run(
     config_ = dataclasses.replace(ModelConfig.from_name(places["model"]), **network)
     if begin is not None:
         config_ = config_of_start(config_, begin.config)
-    where = open_device(device)
+    where = open_device(places.get("device", "auto"))
     reports: list[Progress] = []
     with join_world(where) as world:
-        pairs, validated = _images(places, config_.scale, recipe.patch, cache, world)
+        check_run(config_, recipe, Path(places["output"]), taught, world)
+        pairs, validated = _images(places, config_.scale, recipe.patch, world)
         if world.writes:
             processes = f" in {world.size} processes" if world.size > 1 else ""
             say(
@@ -134,16 +136,14 @@ def _options(given: dict[str, Any]) -> tuple[dict[str, Any], TrainConfig, dict[s
     return places, TrainConfig(**recipe), network
 
 
-def _images(
-    places: dict[str, Any], scale: int, patch: int, cache: Path | None, world: World
-) -> tuple[list[Pair], list[Pair]]:
+def _images(places: dict[str, Any], scale: int, patch: int, world: World) -> tuple[Sequence[Pair], Sequence[Pair]]:
     """What to train on and what to validate on; the first process decodes, the others then find it in the cache."""
     from ..datasets import find_dataset
     from ..samples import PHOTOS
     from ..training import ImageCache, open_pairs
     from ..training.cache import default_cache
 
-    images = ImageCache(cache or default_cache())
+    images = ImageCache(places.get("cache") or default_cache())
     data = [find_dataset(name) for name in places["data"]]
     if "validation" in places:
         valid = find_dataset(places["validation"])
@@ -156,7 +156,7 @@ def _images(
         if world.writes:
             say(f"skipped: {reason}")
 
-    def opened(what: str, folders: list[Path], **options: Any) -> list[Pair]:
+    def opened(what: str, folders: list[Path], **options: Any) -> Sequence[Pair]:
         with progress_bar() as bar:
             task = bar.add_task(what, total=None, visible=world.writes)
             show: Callable[[int, int], None] = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from .._errors import InputError
 from .._files import check_folder, replacing
 from ..images import Rgb
+
+_HEADER = struct.Struct("<4sII")
+_MAGIC = b"RGB8"
 
 
 class CacheError(InputError):
@@ -23,8 +28,21 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wdsr-edge" / "images"
 
 
+class Stored(NamedTuple):
+    """An image in the cache. It is mapped anew for each use: a mapping holds a file descriptor, and those are few."""
+
+    path: Path
+    height: int
+    width: int
+
+    def open(self) -> Rgb:
+        """The pixels, uint8 HWC RGB, read from disk as they are touched."""
+        shape = (self.height, self.width, 3)
+        return np.memmap(self.path, np.uint8, "r", _HEADER.size, shape)
+
+
 class ImageCache:
-    """A folder of ``.npy`` files, one for each image, named by the image's path, size and time of change.
+    """A folder of files, one for each image, named by the image's path, size and time of change.
 
     An entry that is damaged is made again; one of an image that has changed is never found. Several processes may
     share the folder. Delete it to have the space back.
@@ -34,8 +52,8 @@ class ImageCache:
         self.folder = Path(folder)
         check_folder(self.folder)
 
-    def keep(self, source: Path, what: str, make: Callable[[], Rgb]) -> Rgb:
-        """``make()``, uint8 HWC RGB, memory-mapped; made only if the cache has no ``what`` of ``source`` yet.
+    def keep(self, source: Path, what: str, make: Callable[[], Rgb]) -> Stored:
+        """``make()``, uint8 HWC RGB, stored; made only if the cache has no ``what`` of ``source`` yet.
 
         Passes on what ``make`` raises. Raises CacheError if the disk is full or the folder cannot be written.
         """
@@ -44,22 +62,27 @@ class ImageCache:
         except OSError as error:
             raise InputError(f"{source}: {error.strerror}") from error
         identity = f"{source.resolve()}|{state.st_size}|{state.st_mtime_ns}|{what}"
-        path = self.folder / f"{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npy"
-        found = _open(path)
+        path = self.folder / f"{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.rgb"
+        found = _stored(path)
         if found is None:
             image = make()
             try:
-                with replacing(path) as fresh:
-                    np.save(fresh, image, allow_pickle=False)
+                with replacing(path) as fresh, open(fresh, "wb") as file:
+                    file.write(_HEADER.pack(_MAGIC, *image.shape[:2]))
+                    file.write(np.ascontiguousarray(image).data)
             except InputError as error:
                 raise CacheError(f"{error}: choose another folder with --cache") from error
-            found = _open(path)
-        return image if found is None else found
+            found = Stored(path, *image.shape[:2])
+        return found
 
 
-def _open(path: Path) -> Rgb | None:
+def _stored(path: Path) -> Stored | None:
+    """The entry at ``path`` if it is one, and as long as its header says."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with open(path, "rb") as file:
+            magic, height, width = _HEADER.unpack(file.read(_HEADER.size))
+            size = os.fstat(file.fileno()).st_size
+    except (OSError, struct.error):
         return None
-    return array if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 else None
+    whole = magic == _MAGIC and min(height, width) > 0 and size == _HEADER.size + 3 * height * width
+    return Stored(path, height, width) if whole else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
@@ -16,12 +18,43 @@ from ..datasets import PairFiles, Split, list_pairs
 from ..evaluation import Pair, read_pair
 from ..images import Rgb
 from ..models.reference import to_tensor
-from .cache import CacheError, ImageCache
+from .cache import CacheError, ImageCache, Stored
 from .distributed import World
 from .recipe import TrainConfig
 
 Batch = tuple[Tensor, Tensor]
 """LR and HR patches, float32 NCHW RGB in [0, 1]."""
+
+
+class StoredPair(NamedTuple):
+    """A pair in the cache. The HR image is not cropped yet."""
+
+    name: str
+    lr: Stored
+    hr: Stored
+
+
+class StoredPairs(Sequence[Pair]):
+    """Pairs that are mapped from the cache when they are asked for."""
+
+    def __init__(self, pairs: Sequence[StoredPair], scale: int) -> None:
+        self._pairs, self._scale = pairs, scale
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> StoredPairs: ...
+
+    def __getitem__(self, index: int | slice) -> Pair | StoredPairs:
+        if isinstance(index, slice):
+            return StoredPairs(self._pairs[index], self._scale)
+        name, lr, hr = self._pairs[index]
+        height, width = lr.height * self._scale, lr.width * self._scale
+        return Pair(name, lr.open(), hr.open()[:height, :width])
 
 
 def open_pairs(
@@ -33,7 +66,7 @@ def open_pairs(
     least: int = 1,
     on_skipped: Callable[[str], None] = lambda reason: None,
     on_image: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Pair]:
+) -> StoredPairs:
     """Every usable image of ``folders`` as a pair that is memory-mapped from ``cache``, in the order of the files.
 
     The layouts are those of ``wdsr_edge.datasets.list_pairs``. An image that cannot be read, does not fit its LR or
@@ -42,25 +75,33 @@ def open_pairs(
     """
     files = [file for folder in folders for file in list_pairs(folder, scale, split)]
 
-    def open_one(file: PairFiles) -> Pair | str:
+    def store(file: PairFiles) -> StoredPair | str:
+        entries: list[Stored] = []
+
+        def keep(source: Path, what: str, make: Callable[[], Rgb]) -> Rgb:
+            entries.append(cache.keep(source, what, make))
+            return entries[-1].open()
+
         try:
-            return read_pair(file, scale, least=least, keep=cache.keep)
+            name = read_pair(file, scale, least=least, keep=keep).name
         except CacheError:
             raise
         except WdsrError as error:
             return str(error)
+        hr, lr = entries
+        return StoredPair(name, lr, hr)
 
     pairs = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for done, found in enumerate(pool.map(open_one, files), 1):
-            if isinstance(found, Pair):
+        for done, found in enumerate(pool.map(store, files), 1):
+            if isinstance(found, StoredPair):
                 pairs.append(found)
             else:
                 on_skipped(found)
             on_image(done, len(files))
     if not pairs:
         raise InputError(f"no usable image in {', '.join(map(str, folders))}")
-    return pairs
+    return StoredPairs(pairs, scale)
 
 
 def random_patches(

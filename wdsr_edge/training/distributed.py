@@ -11,7 +11,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from .._errors import InputError
+from .._errors import BackendError, InputError
 
 
 def open_device(name: str = "auto") -> torch.device:
@@ -25,7 +25,7 @@ def open_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda") or name.startswith("cpu:"):
         raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"no device {name}: torch sees {torch.cuda.device_count()} GPUs here")
@@ -53,14 +53,24 @@ class World:
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=device)
-        distributed.all_reduce(total)
-        found: list[float] = total.tolist()
+        with _peers():
+            distributed.all_reduce(total)
+            found: list[float] = total.tolist()
         return found
 
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.size > 1:
-            distributed.barrier()
+            with _peers():
+                distributed.barrier()
+
+
+@contextmanager
+def _peers() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # of gloo or NCCL, whose text is a list of sockets
+        raise BackendError("another process of this run stopped: see what it said") from error
 
 
 @contextmanager
@@ -72,8 +82,10 @@ def join_world(device: torch.device) -> Iterator[World]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # Rank 0 may decode a large set of images while the others wait for it.
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
+    try:  # the first process may decode a large set of images while the others wait for it
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
+    except (ValueError, RuntimeError) as error:
+        raise BackendError(f"the {size} processes cannot meet ({error}): start them with torchrun") from error
     try:
         yield World(distributed.get_rank(), size)
     finally:

@@ -51,7 +51,7 @@ class Logs:
                 self._tensorboard.add_scalar(name, values[name], progress.step)
         self._tensorboard.flush()
 
-    def add_sample(self, pair: Pair, sr: Rgb, step: int) -> None:
+    def add_sample(self, number: int, pair: Pair, sr: Rgb, step: int) -> None:
         """The middle of a validation image side by side: LR (its pixels enlarged), SR, HR; the last one is kept."""
         scale = len(pair.hr) // len(pair.lr)
         lr = pair.lr.repeat(scale, axis=0).repeat(scale, axis=1)
@@ -59,8 +59,9 @@ class Logs:
         top, left = (max(0, (length - side) // 2) for length in lr.shape[:2])
         views = [image[top : top + side, left : left + side] for image in (lr, sr, pair.hr)]
         strip = np.ascontiguousarray(np.hstack(views))
-        write_picture(self.samples / f"{pair.name}.png", Picture(strip))
-        self._tensorboard.add_image(f"samples/{pair.name}", strip, step, dataformats="HWC")
+        name = f"{number}-{pair.name}".encode("utf-8", "replace").decode()
+        write_picture(self.samples / f"{name}.png", Picture(strip))
+        self._tensorboard.add_image(f"samples/{name}", strip, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush everything to disk."""

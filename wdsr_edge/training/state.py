@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,9 @@ _FREE = ("save_every", "validate_every", "workers", "compile")
 """Options that a run may change when it goes on: they change no weight."""
 
 
+_HASHED = ("images", "model", "teacher")
+
+
 def identity(
     config: ModelConfig, recipe: TrainConfig, pairs: Sequence[Pair], teacher: nn.Module | None
 ) -> dict[str, Any]:
@@ -73,8 +77,10 @@ def save_state(path: Path, identity: Identity, parts: Mapping[str, Stateful], pr
         "progress": dataclasses.asdict(progress),
         **{name: part.state_dict() for name, part in parts.items()},
     }
+    data = io.BytesIO()  # in memory, so that a full disk is an error of ours and not of a C++ library
+    torch.save(state, data)
     with replacing(path) as fresh:
-        torch.save(state, fresh)
+        fresh.write_bytes(data.getbuffer())
 
 
 def restore_state(path: Path, identity: Identity, parts: Mapping[str, Stateful]) -> Progress:
@@ -84,11 +90,10 @@ def restore_state(path: Path, identity: Identity, parts: Mapping[str, Stateful])
         stored = state["identity"]
         for name in sorted(stored.keys() | identity.keys()):
             if stored.get(name) != identity.get(name):
-                shown = "" if name in ("images", "teacher", "model") else f" ({stored.get(name)}, {identity.get(name)})"
-                raise InputError(
-                    f"{path} belongs to another run: its {name} differ{'' if name == 'images' else 's'}{shown}. Choose "
-                    "another output folder"
-                )
+                what = f"not {name} {identity.get(name)}, but {stored.get(name)}"
+                if name in _HASHED:
+                    what = f"with other {name}" if name == "images" else f"with another {name}"
+                raise InputError(f"{path} belongs to another run, {what}: choose another output folder")
         for name, part in parts.items():
             part.load_state_dict(state[name])
         return Progress(**state["progress"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .._errors import InputError
-from .._files import check_folder
+from .._files import check_folder, sweep
 from ..config import ModelConfig
 from ..evaluation import Pair
 from ..images import Rgb
@@ -59,9 +59,10 @@ def train(
     """
     world = world or World()
     output = Path(output)
-    _check(model_config, recipe, pairs, validation, teacher, world)
+    check_run(model_config, recipe, output, teacher, world)
+    _check_images(model_config, recipe, pairs, validation)
     if world.writes:
-        check_folder(output)
+        sweep(output / name for name in ("state.pt", "log.csv", "last.safetensors", "best.safetensors"))
     run = _Run(model_config, recipe, start, teacher, device, world)
     known = identity(model_config, recipe, pairs, teacher)
     state = output / "state.pt"
@@ -105,26 +106,27 @@ def train(
     return model
 
 
-def _check(
-    config: ModelConfig,
-    recipe: TrainConfig,
-    pairs: Sequence[Pair],
-    validation: Sequence[Pair],
-    teacher: EDSR | WDSR | None,
-    world: World,
+def check_run(
+    config: ModelConfig, recipe: TrainConfig, output: Path, teacher: EDSR | WDSR | None, world: World
 ) -> None:
+    """Raise the InputError that ``train`` would raise whatever the images are; for use before they are decoded."""
+    if teacher is not None and teacher.config.scale != config.scale:
+        raise InputError(f"the teacher {teacher.config.name} enlarges {teacher.config.scale} times, not {config.scale}")
+    if recipe.batch % world.size:
+        raise InputError(f"batch must be a multiple of the {world.size} processes, got {recipe.batch}")
+    if world.writes:
+        check_folder(output)
+
+
+def _check_images(config: ModelConfig, recipe: TrainConfig, pairs: Sequence[Pair], validation: Sequence[Pair]) -> None:
     for pair in pairs:
         if min(pair.lr.shape[:2]) < recipe.patch:
             raise InputError(f"{pair.name} is smaller than the patch of {recipe.patch} LR pixels: lower patch")
     for pair in validation:
         if min(pair.hr.shape[:2]) <= 2 * config.scale:
             raise InputError(f"{pair.name}: too small to validate on: leave it out")
-    if not validation:
-        raise InputError("no image to validate on")
-    if teacher is not None and teacher.config.scale != config.scale:
-        raise InputError(f"the teacher {teacher.config.name} enlarges {teacher.config.scale} times, not {config.scale}")
-    if recipe.batch % world.size:
-        raise InputError(f"batch must be a multiple of the {world.size} processes, got {recipe.batch}")
+    if not pairs or not validation:
+        raise InputError("training needs at least one image to train on and one to validate on")
 
 
 def _check_agreement(world: World, known: str, device: torch.device) -> None:
@@ -156,13 +158,12 @@ class _Run:
         model = build(config)
         if start is not None:
             transfer(start, model)
-        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
+        self.model = model.to(device)
         self.average = copy.deepcopy(self.model)
         self.teacher = None if teacher is None else copy.deepcopy(teacher).eval().to(device)
         self.peak = recipe.peak_rate(config)
         self.amp = _amp(recipe, device)
-        self.optimiser = torch.optim.Adam(self.model.parameters())
+        self.optimiser = torch.optim.Adam(self.model.parameters(), betas=(0.9, recipe.beta2))
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.parts = {
             "model": self.model,
@@ -230,7 +231,7 @@ class _Run:
             sr = upscale(pair.lr)
             scores.append(psnr(sr, pair.hr, shave=len(pair.hr) // len(pair.lr), luma=True))
             if logs is not None and i < SAMPLES:
-                logs.add_sample(pair, sr, step)
+                logs.add_sample(i + 1, pair, sr, step)
         total, count = self.world.sum([sum(scores), len(scores)], self.device)
         return total / count
 

@@ -54,7 +54,11 @@ def _copy_folded(plain: dict[str, nn.Module], model: EDSR | WDSR, bound: tuple[s
         assert source.bias is not None
         assert module.bias is not None
         module.bias.copy_(source.bias)
-        if is_parametrized(module, "weight"):
-            module.weight = source.weight.clone()
-        else:
+        if not is_parametrized(module, "weight"):
             module.weight.copy_(source.weight)
+            continue
+        # g v/|v| has no value at v = 0, so a filter of zeros keeps its direction and gets g = 0.
+        dead = source.weight.flatten(1).norm(dim=1) == 0
+        module.weight = torch.where(dead.view(-1, 1, 1, 1), module.weight, source.weight)
+        gain = dict(module.named_parameters())["parametrizations.weight.original0"]
+        gain[dead] = 0

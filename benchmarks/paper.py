@@ -1,0 +1,180 @@
+"""The experiments of the WDSR paper, small: wide activation against EDSR, and weight norm against the others.
+
+Run: python -m benchmarks.paper --data DIR... --validation DIR --test DIR... -o FOLDER [--blocks 1 --blocks 3]
+
+Every network is trained at x4 by the paper's recipe (section 4: Adam, L1, batch 16, 96 HR pixels a side, the learning
+rate halved three times on the way), for --steps steps in all; a run that was stopped goes on. FOLDER gets the runs, and
+at the end paper.md with the tables and paper.png with the training curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from wdsr_edge.config import ModelConfig, Norm
+from wdsr_edge.evaluation import Pair, bicubic, evaluate, load_pairs, mean_score
+from wdsr_edge.models import load_checkpoint, reference
+from wdsr_edge.training import ImageCache, Progress, TrainConfig, open_pairs, train
+
+SCALE = 4
+NORMS: tuple[Norm, ...] = ("weight", "batch", "none")
+RATES = (1e-4, 1e-3, 5e-3)
+PUBLISHED = {
+    "edsr": {1: 33.210, 3: 34.043, 5: 34.284, 8: 34.457},
+    "wdsr-a": {1: 33.323, 3: 34.163, 5: 34.388, 8: 34.541},
+    "wdsr-b": {1: 33.434, 3: 34.205, 5: 34.409, 8: 34.536},
+}
+"""DIV2K validation PSNR on RGB at x2, dB (github.com/JiahuiYu/wdsr_ntire2018): larger networks, 800 2K images, GPUs."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One network to train."""
+
+    config: ModelConfig
+    rate: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.config.name}-{self.config.norm}-{self.rate:g}"
+
+
+def of_sizes(blocks: Sequence[int]) -> list[Experiment]:
+    names = [f"{arch}-x{SCALE}" for count in blocks for arch in (f"edsr-{count}x64", f"wdsr-a-{count}x32")]
+    names += [f"wdsr-b-{count}x32-x{SCALE}" for count in blocks]
+    return [Experiment(ModelConfig.from_name(name), 1e-3) for name in names]
+
+
+def of_norms() -> list[Experiment]:
+    config = ModelConfig.from_name(f"wdsr-b-3x32-x{SCALE}")
+    return [Experiment(replace(config, norm=norm), rate) for norm in NORMS for rate in RATES]
+
+
+def run(experiment: Experiment, steps: int, pairs: list[Pair], validation: list[Pair], folder: Path) -> None:
+    recipe = TrainConfig(
+        steps=steps,
+        patch=96 // SCALE,
+        learning_rate=experiment.rate,
+        halve_every=max(1, steps // 4),
+        save_every=max(1, steps // 20),
+        validate_every=max(1, steps // 20),
+    )
+
+    def report(progress: Progress) -> None:
+        print(f"{experiment.name} {progress.step}: {progress.psnr_y:.3f} dB, {progress.seconds:.0f} s", flush=True)
+
+    train(experiment.config, recipe, pairs, validation, folder / experiment.name, on_report=report)
+
+
+def curve(folder: Path, experiment: Experiment) -> list[Progress]:
+    with open(folder / experiment.name / "log.csv", newline="", encoding="utf-8") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return [Progress(**{**row, "step": int(row["step"])}) for row in rows]  # type: ignore[arg-type]
+
+
+def table_of_sizes(folder: Path, blocks: Sequence[int], tests: dict[str, list[Pair]]) -> list[str]:
+    lines = [
+        f"| network | parameters | {' | '.join(tests)} | minutes | published, x2 |",
+        f"|---|---|{'---|' * len(tests)}---|---|",
+        f"| bicubic | | {' | '.join(f'{baseline(pairs):.2f}' for pairs in tests.values())} | | |",
+    ]
+    for experiment in sorted(of_sizes(blocks), key=lambda experiment: experiment.config.blocks):
+        config = experiment.config
+        upscale = reference(load_checkpoint(folder / experiment.name / "last.safetensors"))
+        scores = [f"{mean_score(evaluate(upscale, pairs)).psnr_y:.2f}" for pairs in tests.values()]
+        minutes = f"{curve(folder, experiment)[-1].seconds / 60:.0f}"
+        published = PUBLISHED[config.arch].get(config.blocks)
+        shown = f"{published:.2f}" if published else ""
+        lines.append(f"| {config.name} | {config.parameters:,} | {' | '.join(scores)} | {minutes} | {shown} |")
+    return lines
+
+
+def baseline(pairs: list[Pair]) -> float:
+    return mean_score(evaluate(lambda lr: bicubic(lr, SCALE), pairs)).psnr_y
+
+
+def table_of_norms(folder: Path) -> list[str]:
+    lines = [
+        "| norm | learning rate | last PSNR | worst PSNR of the second half | largest fall between validations |",
+        "|---|---|---|---|---|",
+    ]
+    for experiment in of_norms():
+        found = [progress.psnr_y for progress in curve(folder, experiment)]
+        half = found[len(found) // 2 :]
+        fall = max(0.0, *(before - after for before, after in pairwise(half)))
+        lines.append(
+            f"| {experiment.config.norm} | {experiment.rate:g} | {found[-1]:.2f} | {min(half):.2f} | {fall:.2f} |"
+        )
+    return lines
+
+
+def draw(folder: Path, blocks: Sequence[int]) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, (sizes, norms) = pyplot.subplots(1, 2, figsize=(13, 5), layout="constrained")
+    for axes, experiments, title in (
+        (sizes, of_sizes(blocks), "Wide activation against EDSR"),
+        (norms, of_norms(), "WDSR-B, 3 blocks: norm and learning rate"),
+    ):
+        for experiment in experiments:
+            found = curve(folder, experiment)
+            label = experiment.config.name if axes is sizes else f"{experiment.config.norm}, {experiment.rate:g}"
+            style = {"edsr": ":", "wdsr-a": "--"}.get(experiment.config.arch, "-")
+            if axes is norms:
+                style = {"batch": "--", "none": ":"}.get(experiment.config.norm, "-")
+            axes.plot([p.step for p in found], [p.psnr_y for p in found], style, label=label)
+        axes.set(title=title, xlabel="step", ylabel="validation PSNR on Y, dB")
+        axes.legend(fontsize="small")
+        axes.grid(alpha=0.3)
+    top = norms.get_ylim()[1]
+    norms.set_ylim(top - 8, top)  # an unstable run may fall to nothing
+    figure.savefig(folder / "paper.png", dpi=90)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--validation", type=Path, required=True)
+    parser.add_argument("--test", type=Path, action="append", required=True)
+    parser.add_argument("--output", "-o", type=Path, required=True)
+    parser.add_argument("--blocks", type=int, action="append", help="1 and 3 by default; the paper has 5 and 8 as well")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--part", choices=("sizes", "norms"), help="only train these, so that two machines share it")
+    arguments = parser.parse_args()
+    blocks = sorted(arguments.blocks or [1, 3])
+    cache = ImageCache(arguments.output / "cache")
+    pairs = open_pairs(arguments.data, SCALE, cache, least=96 // SCALE)
+    validation = load_pairs([arguments.validation], SCALE)
+    experiments = {"sizes": of_sizes(blocks), "norms": of_norms()}
+    for part, members in experiments.items():
+        for experiment in members if arguments.part in (None, part) else []:
+            run(experiment, arguments.steps, pairs, validation, arguments.output)
+    if arguments.part:
+        return
+    tests = {folder.name: load_pairs([folder], SCALE) for folder in arguments.test}
+    report = [
+        *table_of_sizes(arguments.output, blocks, tests),
+        "",
+        *table_of_norms(arguments.output),
+        "",
+        f"{len(pairs)} images, {arguments.steps} steps, seed 0, torch {torch.__version__}, {platform.machine()}, "
+        f"{torch.get_num_threads()} threads.",
+    ]
+    (arguments.output / "paper.md").write_text("\n".join(report) + "\n", encoding="utf-8")
+    draw(arguments.output, blocks)
+    print("\n".join(report))
+
+
+if __name__ == "__main__":
+    main()

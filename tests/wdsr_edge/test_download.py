@@ -1,0 +1,191 @@
+"""Fetching from a local server that breaks, lies and stalls."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import re
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from wdsr_edge import InputError, download, samples
+from wdsr_edge.download import DIV2K, Archive
+from wdsr_edge.images import read_rgb
+
+
+def packed(*names: str) -> bytes:
+    """A zip of photos under these names."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as file:
+        for name in names:
+            image = io.BytesIO()
+            Image.fromarray(samples.golden_frame()).save(image, "PNG")
+            file.writestr(name, image.getvalue())
+    return data.getvalue()
+
+
+def archive_of(data: bytes) -> Archive:
+    return Archive("DIV2K_valid_HR.zip", len(data), hashlib.sha256(data).hexdigest(), "DIV2K_valid_HR")
+
+
+DATA = packed("DIV2K_valid_HR/0801.png", "DIV2K_valid_HR/0802.png")
+ARCHIVE = archive_of(DATA)
+
+
+@dataclass
+class Server:
+    """One file, and how badly it is served."""
+
+    data: bytes = DATA
+    breaks_at: list[int] = field(default_factory=list)
+    """Bytes after which each connection in turn breaks off."""
+    ranges: bool = True
+    status: list[int] = field(default_factory=list)
+    """Answers instead of the file, in turn."""
+    asked: list[str | None] = field(default_factory=list)
+    """The Range of each request."""
+    url: str = ""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = self.headers.get("Range")
+            state.asked.append(asked)
+            if state.status:
+                self.send_error(state.status.pop(0))
+                return
+            match = re.fullmatch(r"bytes=(\d+)-", asked or "")
+            first = int(match[1]) if match and state.ranges else 0
+            self.send_response(206 if first else 200)
+            body = state.data[first:]
+            if first:
+                self.send_header("Content-Range", f"bytes {first}-{len(state.data) - 1}/{len(state.data)}")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: state.breaks_at.pop(0)] if state.breaks_at else body)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        state.url = f"http://127.0.0.1:{httpd.server_port}/"
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield state
+        httpd.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+def assert_complete(root: Path) -> None:
+    assert sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()) == [
+        "DIV2K_valid_HR/0801.png",
+        "DIV2K_valid_HR/0802.png",
+    ]
+    assert read_rgb(root / "DIV2K_valid_HR" / "0801.png").shape == (96, 128, 3)
+
+
+def test_it_lands_in_the_official_layout_and_is_not_fetched_twice(tmp_path: Path, server: Server) -> None:
+    told: list[tuple[str, int, int]] = []
+    assert download.download(ARCHIVE, tmp_path, url=server.url, on_bytes=lambda *what: told.append(what))
+    assert_complete(tmp_path)
+    assert ("fetch DIV2K_valid_HR.zip", len(DATA), len(DATA)) in told
+    assert told[-1][1] == told[-1][2]
+    assert not download.download(ARCHIVE, tmp_path, url=server.url)
+    assert len(server.asked) == 1
+
+
+def test_a_connection_that_breaks_half_way_is_taken_up_where_it_stopped(tmp_path: Path, server: Server) -> None:
+    server.breaks_at = [len(DATA) // 2, 10]
+    assert download.download(ARCHIVE, tmp_path, url=server.url)
+    assert server.asked == [None, f"bytes={len(DATA) // 2}-", f"bytes={len(DATA) // 2 + 10}-"]
+    assert_complete(tmp_path)
+
+
+def test_a_later_call_goes_on_as_well(tmp_path: Path, server: Server) -> None:
+    server.breaks_at = [1000] + [0] * download.ATTEMPTS
+    with pytest.raises(InputError, match=r"1000 bytes are kept.*run this again"):
+        download.download(ARCHIVE, tmp_path, url=server.url)
+    assert [path.name for path in tmp_path.iterdir()] == ["DIV2K_valid_HR.zip.part"]
+    assert download.download(ARCHIVE, tmp_path, url=server.url)
+    assert server.asked[-1] == "bytes=1000-"
+    assert_complete(tmp_path)
+
+
+def test_a_server_without_ranges_is_asked_for_all_of_it_again(tmp_path: Path, server: Server) -> None:
+    server.ranges, server.breaks_at = False, [1000]
+    assert download.download(ARCHIVE, tmp_path, url=server.url)
+    assert_complete(tmp_path)
+
+
+def test_a_busy_server_is_asked_again(tmp_path: Path, server: Server) -> None:
+    server.status = [503, 429, 500]
+    assert download.download(ARCHIVE, tmp_path, url=server.url)
+    assert_complete(tmp_path)
+
+
+def test_a_file_that_is_not_there_is_said_at_once(tmp_path: Path, server: Server) -> None:
+    server.status = [404]
+    with pytest.raises(InputError, match=r"DIV2K_valid_HR.zip: the server answers 404"):
+        download.download(ARCHIVE, tmp_path, url=server.url)
+    assert len(server.asked) == 1
+
+
+def test_no_server(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="run this again to go on"):
+        download.download(ARCHIVE, tmp_path, url="http://127.0.0.1:9/")
+
+
+@pytest.mark.parametrize("change", ["other bytes", "longer"])
+def test_another_file_is_refused_and_removed(tmp_path: Path, server: Server, change: str) -> None:
+    server.data = DATA[:-1] + b"x" if change == "other bytes" else DATA + b"x" * 100
+    with pytest.raises(InputError, match="removed"):
+        download.download(ARCHIVE, tmp_path, url=server.url)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../0801.png", "DIV2K_valid_HR/../../0801.png", "/tmp/0801.png", "0801.png"])
+def test_a_member_outside_of_the_folder_is_refused(tmp_path: Path, server: Server, name: str) -> None:
+    server.data = packed("DIV2K_valid_HR/0801.png", name)
+    with pytest.raises(InputError, match="does not lie in DIV2K_valid_HR"):
+        download.download(archive_of(server.data), tmp_path / "root", url=server.url)
+    assert {path.name for path in tmp_path.rglob("*")} == {"root", "DIV2K_valid_HR.zip"}
+
+
+def test_a_damaged_zip_is_refused(tmp_path: Path, server: Server) -> None:
+    spoilt = bytearray(DATA)
+    spoilt[200] ^= 1
+    server.data = bytes(spoilt)
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        download.download(archive_of(server.data), tmp_path, url=server.url)
+    assert not (tmp_path / "DIV2K_valid_HR").exists()
+
+
+def test_too_small_a_disk_is_said_before_anything_is_fetched(tmp_path: Path, server: Server) -> None:
+    with pytest.raises(InputError, match=r"GB free, .* needs"):
+        download.download(replace(ARCHIVE, size=10**15), tmp_path, url=server.url)
+    assert server.asked == []
+
+
+def test_the_table_names_every_folder_of_the_layout_once() -> None:
+    assert {archive.folder for archive in DIV2K} == {
+        f"DIV2K_{split}_{kind}"
+        for split in ("train", "valid")
+        for kind in ("HR", *(f"LR_bicubic/X{scale}" for scale in (2, 3, 4)))
+    }
+    for archive in DIV2K:
+        assert archive.name == f"{archive.folder.replace('/', '_')}.zip"
+        assert re.fullmatch("[0-9a-f]{64}", archive.sha256)
