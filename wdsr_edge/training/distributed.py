@@ -53,29 +53,23 @@ class World:
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=device)
-        with _peers():
-            distributed.all_reduce(total)
-            found: list[float] = total.tolist()
+        distributed.all_reduce(total)
+        found: list[float] = total.tolist()
         return found
 
     def wait(self) -> None:
         """Return when every process has come here."""
         if self.size > 1:
-            with _peers():
-                distributed.barrier()
-
-
-@contextmanager
-def _peers() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # of gloo or NCCL, whose text is a list of sockets
-        raise BackendError("another process of this run stopped: see what it said") from error
+            distributed.barrier()
 
 
 @contextmanager
 def join_world(device: torch.device) -> Iterator[World]:
-    """The world that torchrun describes in the environment, else this process alone; left at the end."""
+    """The world that torchrun describes in the environment, else this process alone; left at the end.
+
+    Batch norm sees the whole batch on GPUs, and each process's own share of it on CPUs. Raises BackendError if the
+    processes cannot meet, or where one of them stops.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()
@@ -88,5 +82,10 @@ def join_world(device: torch.device) -> Iterator[World]:
         raise BackendError(f"the {size} processes cannot meet ({error}): start them with torchrun") from error
     try:
         yield World(distributed.get_rank(), size)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise BackendError(
+            f"another process of this run stopped, see what it said, or torch failed ({reason})"
+        ) from error
     finally:
         distributed.destroy_process_group()

@@ -7,10 +7,12 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,7 +28,7 @@ from .distributed import World
 from .logs import SAMPLES, Logs
 from .losses import distance
 from .recipe import TrainConfig
-from .state import Progress, identity, restore_state, save_state
+from .state import Identity, Progress, identity, restore_state, save_state
 from .transfer import transfer
 
 _CPU = torch.device("cpu")
@@ -61,10 +63,24 @@ def train(
     output = Path(output)
     check_run(model_config, recipe, output, teacher, world)
     _check_images(model_config, recipe, pairs, validation)
-    if world.writes:
-        sweep(output / name for name in ("state.pt", "log.csv", "last.safetensors", "best.safetensors"))
-    run = _Run(model_config, recipe, start, teacher, device, world)
     known = identity(model_config, recipe, pairs, teacher)
+    with _owning(output) if world.writes else nullcontext():
+        run = _Run(model_config, recipe, start, teacher, device, world)
+        _loop(run, known, pairs, validation, output, on_step, on_report)
+    model: EDSR | WDSR = run.average.cpu().eval()
+    return model
+
+
+def _loop(
+    run: _Run,
+    known: Identity,
+    pairs: Sequence[Pair],
+    validation: Sequence[Pair],
+    output: Path,
+    on_step: Callable[[int], None],
+    on_report: Callable[[Progress], None],
+) -> None:
+    recipe, world, device = run.recipe, run.world, run.device
     state = output / "state.pt"
     progress = Progress()
     if state.exists():
@@ -102,8 +118,22 @@ def train(
         on_report(progress)
     if logs is not None:
         logs.close()
-    model: EDSR | WDSR = run.average.cpu().eval()
-    return model
+
+
+@contextmanager
+def _owning(output: Path) -> Iterator[None]:
+    """Keep other runs out of ``output``, and remove what a killed one left half-written there."""
+    lock = FileLock(output / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"another run trains into {output}: wait for it, or choose another output folder") from error
+    try:
+        written = (output / name for name in ("state.pt", "log.csv", "last.safetensors", "best.safetensors"))
+        sweep((*written, *(output / "samples").glob("*.png")))
+        yield
+    finally:
+        lock.release()
 
 
 def check_run(
