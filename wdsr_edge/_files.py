@@ -54,6 +54,8 @@ def sweep(paths: Iterable[Path]) -> None:
 
 def check_folder(path: Path) -> None:
     """Create folder ``path`` and see that it can be written to; InputError if not. For use before long work."""
+    if "\0" in str(path):
+        raise InputError(f"{str(path)[:100]!r} is no name for a folder: choose another")
     shutil.rmtree(_scratch(path, ".check.", path))
 
 

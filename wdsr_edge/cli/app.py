@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 
 from .._errors import WdsrError
 from .._version import __version__
-from . import benchmark, deploy, doctor, evaluate, export, models, train, upscale, verify
+from . import benchmark, deploy, doctor, download, evaluate, export, import_, models, train, upscale, verify
 from .output import say
 
 app = typer.Typer(
@@ -22,8 +23,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done, 1 ran but a check failed, 2 bad input or a missing engine.",
 )
-for command in (models, deploy, upscale, verify, benchmark, doctor, export, train, evaluate):
-    app.command(name=command.__name__.rpartition(".")[2])(command.run)
+for command in (models, deploy, upscale, verify, benchmark, doctor, export, import_, train, evaluate, download):
+    app.command(name=command.__name__.rpartition(".")[2].rstrip("_"))(command.run)
 
 
 def _print_version(wanted: bool) -> None:
@@ -70,5 +71,6 @@ def report(error: Exception) -> int:
         text = f"{error.format_message().rstrip('.')}. Try 'wdsr-edge --help'."
     else:
         raise error
-    say(f"wdsr-edge: {' '.join(text[:1000].split())}")
+    rank = os.environ.get("RANK", "0")  # of torchrun
+    say(f"wdsr-edge{f' (process {rank})' if rank != '0' else ''}: {' '.join(text[:1000].split())}")
     return 2

@@ -12,7 +12,7 @@ import typer
 
 from .._errors import InputError
 from ..evaluation import Score, Upscale, bicubic, mean_score, read_pair, score, self_ensemble
-from .output import JsonFlag, ModelArgument, count, print_json, print_table, progress_bar, say
+from .output import JsonFlag, ModelArgument, count, print_json, print_table, printable, progress_bar, say
 
 
 class Report(NamedTuple):
@@ -123,4 +123,4 @@ def _print_csv(reports: dict[str, Report]) -> None:
     for name, report in reports.items():
         images, plain = [*report.images, mean_score(report.images)], [*report.bicubic, mean_score(report.bicubic)]
         for ours, theirs in zip(images, plain, strict=True):
-            writer.writerow([name, ours.name, *astuple(ours)[1:], *astuple(theirs)[1:]])
+            writer.writerow([printable(name), printable(ours.name), *astuple(ours)[1:], *astuple(theirs)[1:]])

@@ -10,6 +10,7 @@ from .build import build  # noqa: E402
 from .checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from .edsr import EDSR  # noqa: E402
 from .folding import fold  # noqa: E402
+from .importers import import_weights  # noqa: E402
 from .reference import reference  # noqa: E402
 from .source import load_model  # noqa: E402
 from .wdsr import WDSR  # noqa: E402
@@ -20,6 +21,7 @@ __all__ = [
     "ModelConfig",
     "build",
     "fold",
+    "import_weights",
     "load_checkpoint",
     "load_model",
     "reference",

@@ -124,8 +124,8 @@ def random_patches(
             continue
         for image, factor, patches in ((lr, 1, lrs), (hr, scale, hrs)):
             y, x, size = top * factor, left * factor, patch * factor
-            crop: Rgb = np.rot90(image[y : y + size, x : x + size], turns)
-            patches.append(crop[:, ::-1] if flip else crop)
+            crop = np.rot90(image[y : y + size, x : x + size], turns)
+            patches.append(np.array(crop[:, ::-1] if flip else crop))  # a copy, so that nothing stays mapped
     return to_tensor(np.stack(lrs)), to_tensor(np.stack(hrs))
 
 

@@ -32,7 +32,7 @@ class Logs:
         writer = require("torch.utils.tensorboard", "train").SummaryWriter
         self.samples = folder / "samples"
         self._csv = folder / "log.csv"
-        self._tensorboard = writer(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self._tensorboard = writer(str(folder / "tensorboard"), purge_step=step + 1)
         with replacing(self._csv) as fresh, open(fresh, "w", newline="", encoding="utf-8") as file:
             rows = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
             rows.writeheader()
@@ -59,7 +59,7 @@ class Logs:
         top, left = (max(0, (length - side) // 2) for length in lr.shape[:2])
         views = [image[top : top + side, left : left + side] for image in (lr, sr, pair.hr)]
         strip = np.ascontiguousarray(np.hstack(views))
-        name = f"{number}-{pair.name}".encode("utf-8", "replace").decode()
+        name = f"{number}-{pair.name[:50]}".encode("utf-8", "replace").decode()
         write_picture(self.samples / f"{name}.png", Picture(strip))
         self._tensorboard.add_image(f"samples/{name}", strip, step, dataformats="HWC")
 

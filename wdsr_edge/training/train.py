@@ -90,7 +90,7 @@ def _loop(
     run.prepare()
     logs = Logs(output, progress.step) if world.writes and progress.step < recipe.steps else None
     began = time.monotonic() - progress.seconds
-    losses, since = torch.zeros((), device=device), progress.step
+    losses, since = _nothing(device), progress.step
     for step, batch in enumerate(batches(pairs, recipe, progress.step, world, device), progress.step):
         losses += run.step(step, batch)
         done, last = step + 1, step + 1 == recipe.steps
@@ -108,7 +108,7 @@ def _loop(
         improved = score > progress.best  # not if it is NaN
         best = score if improved else progress.best
         progress = Progress(done, loss, run.rate(step), score, best, time.monotonic() - began)
-        losses, since = torch.zeros((), device=device), done
+        losses, since = _nothing(device), done
         if logs is not None:
             save_checkpoint(run.average, output / "last.safetensors")
             if improved:
@@ -120,9 +120,14 @@ def _loop(
         logs.close()
 
 
+def _nothing(device: torch.device) -> Tensor:
+    return torch.zeros((), dtype=torch.float64, device=device)
+
+
 @contextmanager
 def _owning(output: Path) -> Iterator[None]:
     """Keep other runs out of ``output``, and remove what a killed one left half-written there."""
+    output.mkdir(parents=True, exist_ok=True)
     lock = FileLock(output / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -145,7 +150,10 @@ def check_run(
     if recipe.batch % world.size:
         raise InputError(f"batch must be a multiple of the {world.size} processes, got {recipe.batch}")
     if world.writes:
+        fresh = not os.path.isdir(output)
         check_folder(output)
+        if fresh:
+            output.rmdir()
 
 
 def _check_images(config: ModelConfig, recipe: TrainConfig, pairs: Sequence[Pair], validation: Sequence[Pair]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -85,8 +84,6 @@ def test_version() -> None:
         (["verify", MODEL, "--onnx", "none.onnx"], ["none.onnx", "no such file"]),
         (["verify", "x.safetensors"], ["x.safetensors", "--onnx"]),
         (["export", MODEL, "-o", "x.onnx", "--io", "int4"], ["int4"]),
-        (["evaluate", MODEL, "missing"], ["missing"]),
-        (["train", "wdsr-b-3x32-x2", "--data", "missing", "--validation", "x", "-o", "y"], ["missing"]),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], words: list[str], tmp_path: Path) -> None:
@@ -220,52 +217,7 @@ def test_doctor_tries_the_engine() -> None:
     assert "This machine" in wdsr_edge("doctor").stdout
 
 
-def test_evaluate_puts_bicubic_beside_it() -> None:
-    report = document(wdsr_edge("evaluate", MODEL, PHOTO, "--json"))[str(PHOTO)]
-    assert report["mean"][0]["psnr_y"] > report["bicubic"][0]["psnr_y"] + 0.5
-
-
-def test_train_and_resume(tmp_path: Path) -> None:
-    common = ["--data", samples.PHOTOS, "--validation", PHOTO, "-o", tmp_path / "run", "--batch", "2", "--patch", "8"]
-    done = wdsr_edge("train", "wdsr-b-1x8-x2", *common, "--steps", "4", "--validate-every", "2", "--json")
-    assert done.returncode == 0, done.stderr
-    assert [entry["step"] for entry in document(done)] == [2, 4]
-    assert (tmp_path / "run" / "last.safetensors").is_file()
-    other = wdsr_edge("train", "wdsr-b-1x8-x2", *common, "--steps", "6", "--validate-every", "2")
-    refused_lines = other.stderr.splitlines()
-    assert other.returncode == 2
-    assert "another run" in refused_lines[-1]
-
-
-def test_markup_in_a_file_name_is_text(tmp_path: Path) -> None:
-    name = "[red]x \n.png"
-    Image.fromarray(samples.golden_frame()).save(tmp_path / name)
-    done = wdsr_edge("evaluate", MODEL, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "[red]x \\n" in done.stdout
-
-
 def test_closed_stdout_is_no_bug() -> None:
     command = f"{sys.executable} -m wdsr_edge models >&-"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_leaves_nothing(tmp_path: Path, sent: signal.Signals, code: int) -> None:
-    """Stopped in the middle of training, after a first save: no scratch folder stays, the state does."""
-    run = tmp_path / "run"
-    common = ["--data", samples.PHOTOS, "--validation", PHOTO, "-o", run, "--batch", "1", "--patch", "8"]
-    arguments = ["train", "wdsr-b-1x8-x2", *map(str, common), "--steps", "100000", "--validate-every", "3"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "wdsr_edge", *arguments], stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("step 6"):
-                break
-        process.send_signal(sent)
-        rest = process.stderr.read()
-    assert process.returncode == code, rest
-    assert "Traceback" not in rest
-    assert {path.name for path in run.iterdir()} == {"state.pt", "last.safetensors", "best.safetensors"}

@@ -1,0 +1,208 @@
+"""``wdsr-edge evaluate``: figures as papers print them, as a table, JSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.strategies import trained_like
+from tests.wdsr_edge.cli import test_train
+from tests.wdsr_edge.cli.test_train import Command, refused
+from wdsr_edge import load, samples
+from wdsr_edge.config import ModelConfig
+from wdsr_edge.evaluation import bicubic, evaluate, load_pairs, mean_score, self_ensemble
+from wdsr_edge.models import reference, save_checkpoint
+
+wdsr_edge = test_train.wdsr_edge
+
+MODEL = "wdsr-b-3x32-x2"
+FIGURES = ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb")
+
+
+@pytest.fixture
+def photos() -> Path:
+    """Two small pictures, in the working folder."""
+    Path("photos").mkdir()
+    Image.fromarray(samples.golden_frame()).save("photos/golden.png")
+    Image.fromarray(samples.golden_frame()[:61, :47]).save("photos/odd.png")
+    return Path("photos")
+
+
+def rounded(table: str) -> dict[str, list[float]]:
+    """The rows of the table: name to figures."""
+    rows = [line.split() for line in table.splitlines()[2:] if line.strip()]
+    return {row[0]: [float(figure) for figure in row[1:]] for row in rows}
+
+
+def test_the_table_has_every_image_the_mean_and_bicubic(wdsr_edge: Command, photos: Path) -> None:
+    done = wdsr_edge("evaluate", MODEL, photos)
+    assert done.code == 0
+    assert done.err.splitlines() == ["photos: 2 images, LR by exact bicubic"]
+    assert done.out.splitlines()[0].rstrip() == f"{MODEL} on photos"
+    assert done.out.splitlines()[1].split("  ")[0] == "image"
+    pairs = load_pairs([photos], 2)
+    ours, plain = (evaluate(upscale, pairs) for upscale in (load(MODEL), lambda lr: bicubic(lr, 2)))
+    expected = [*ours, mean_score(ours), mean_score(plain)]
+    for (name, figures), score in zip(rounded(done.out).items(), expected, strict=True):
+        assert name in (score.name, "bicubic")
+        assert figures == pytest.approx([getattr(score, figure) for figure in FIGURES], abs=6e-3)
+
+
+def test_json_is_exact(wdsr_edge: Command, photos: Path) -> None:
+    done = wdsr_edge("evaluate", MODEL, photos, "--json")
+    document = json.loads(done.out)
+    pairs = load_pairs([photos], 2)
+    ours, plain = (evaluate(upscale, pairs) for upscale in (load(MODEL), lambda lr: bicubic(lr, 2)))
+    assert document == {
+        "photos": {
+            "images": [asdict(score) for score in ours],
+            "mean": asdict(mean_score(ours)),
+            "bicubic": asdict(mean_score(plain)),
+        }
+    }
+    assert document["photos"]["mean"]["psnr_y"] > document["photos"]["bicubic"]["psnr_y"] + 0.3
+
+
+def test_csv_has_a_line_for_each_image(wdsr_edge: Command, photos: Path) -> None:
+    document = json.loads(wdsr_edge("evaluate", MODEL, photos, photos / "golden.png", "--json").out)
+    done = wdsr_edge("evaluate", MODEL, photos, photos / "golden.png", "--csv")
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert [(row["set"], row["image"]) for row in rows] == [
+        ("photos", "golden"),
+        ("photos", "odd"),
+        ("photos", "mean"),
+        ("photos/golden.png", "golden"),
+        ("photos/golden.png", "mean"),
+    ]
+    for row in rows:
+        found = document[row["set"]]
+        (score,) = (score for score in [*found["images"], found["mean"]] if score["name"] == row["image"])
+        assert [float(row[figure]) for figure in FIGURES] == [score[figure] for figure in FIGURES]
+        if row["image"] == "mean":
+            assert [float(row[f"bicubic_{figure}"]) for figure in FIGURES] == [found["bicubic"][f] for f in FIGURES]
+
+
+def test_a_checkpoint_is_evaluated_by_the_reference(wdsr_edge: Command, photos: Path) -> None:
+    model = trained_like(ModelConfig("wdsr-a", 1, 8, 3, norm="batch"))
+    save_checkpoint(model, "net.safetensors")
+    document = json.loads(wdsr_edge("evaluate", "net.safetensors", photos, "--json").out)
+    assert document["photos"]["mean"] == asdict(mean_score(evaluate(reference(model), load_pairs([photos], 3))))
+
+
+def test_self_ensemble_is_the_mean_of_eight(wdsr_edge: Command, photos: Path) -> None:
+    done = wdsr_edge("evaluate", MODEL, photos, "--self-ensemble")
+    assert done.out.splitlines()[0].rstrip() == f"{MODEL} on photos, self-ensemble"
+    document = json.loads(wdsr_edge("evaluate", MODEL, photos, "--self-ensemble", "--json").out)
+    expected = mean_score(evaluate(self_ensemble(load(MODEL)), load_pairs([photos], 2)))
+    assert document["photos"]["mean"] == asdict(expected)
+    alone = json.loads(wdsr_edge("evaluate", MODEL, photos, "--json").out)
+    assert document["photos"]["mean"] != alone["photos"]["mean"]
+    assert document["photos"]["bicubic"] == alone["photos"]["bicubic"]
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_sets_are_found_by_name(wdsr_edge: Command, photos: Path, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("data/eval").mkdir(parents=True)
+    photos.rename("data/eval/Set5")
+    place = ["--datasets", "data"]
+    if by == "variable":
+        monkeypatch.setenv("WDSR_EDGE_DATA", "data")
+        place = []
+    assert list(json.loads(wdsr_edge("evaluate", MODEL, "set5", *place, "--json").out)) == ["set5"]
+    refused(wdsr_edge("evaluate", MODEL, "Set14", *place), "Set14", "data, which holds eval")
+
+
+Layout = Callable[[str], tuple[str, str]]
+LAYOUTS: dict[str, Layout] = {
+    "DIV2K": lambda name: (f"DIV2K_valid_HR/{name}.png", f"DIV2K_valid_LR_bicubic/X2/{name}x2.png"),
+    "EDSR": lambda name: (f"HR/{name}.png", f"LR_bicubic/X2/{name}x2.png"),
+    "SelfExSR": lambda name: (f"image_SRF_2/{name}_SRF_2_HR.png", f"image_SRF_2/{name}_SRF_2_LR.png"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_lr_is_taken_from_the_layout(wdsr_edge: Command, layout: Layout) -> None:
+    """The LR file is another picture than the HR file's, so the figures say which was used."""
+    hr = samples.golden_frame()
+    for path, image in zip(layout("one"), (hr, bicubic(hr[::-1], 1 / 2)), strict=True):
+        Path("set", path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(Path("set", path))
+    done = wdsr_edge("evaluate", MODEL, "set", "--json")
+    assert done.err.splitlines() == ["set: 1 image, LR from its files"]
+    (score,) = evaluate(lambda _: bicubic(bicubic(hr[::-1], 1 / 2), 2), load_pairs(["set"], 2))
+    assert json.loads(done.out)["set"]["bicubic"]["psnr_y"] == score.psnr_y < 20
+
+
+def test_images_too_small_for_a_figure_are_left_out(wdsr_edge: Command, photos: Path) -> None:
+    Image.fromarray(samples.golden_frame()[:12, :12]).save("photos/tiny.png")
+    done = wdsr_edge("evaluate", MODEL, photos, "--csv")
+    assert done.code == 0
+    assert "tiny" not in done.out
+    assert done.err.splitlines()[0] == "photos/tiny.png is smaller than 16 pixels a side: left out"
+    refused_ = wdsr_edge("evaluate", MODEL, "photos/tiny.png")
+    assert (refused_.code, refused_.out) == (2, "")
+    assert refused_.err.splitlines()[-1] == "wdsr-edge: no image that is large enough in photos/tiny.png"
+
+
+def test_perfect_images_are_infinitely_good(wdsr_edge: Command) -> None:
+    """A flat picture has nothing to get wrong; JSON has no infinity."""
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save("black.png")
+    document = json.loads(wdsr_edge("evaluate", MODEL, "black.png", "--json").out)
+    assert document["black.png"]["bicubic"]["psnr_y"] == "inf"
+    assert document["black.png"]["bicubic"]["ssim_y"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
+@pytest.mark.parametrize("name", ["[red]x \n.png", 'a,b"c.png', os.fsdecode(b"lat\xe9in.png")], ids=ascii)
+def test_an_image_may_have_any_name(wdsr_edge: Command, name: str, form: list[str]) -> None:
+    Path("set").mkdir()
+    Image.fromarray(samples.golden_frame()).save(Path("set", name))
+    done = wdsr_edge("evaluate", MODEL, "set", *form)
+    assert done.code == 0
+    assert name[:3] in done.out.replace('\\"', '"')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["MODEL"]),
+        ([MODEL], ["SET"]),
+        ([MODEL, "missing"], ["missing", "WDSR_EDGE_DATA"]),
+        ([MODEL, "missing/Set5"], ["missing/Set5", "no such file or folder"]),
+        ([MODEL, "Set5", "--datasets", "missing"], ["Set5", "missing", "nothing"]),
+        ([MODEL, "nothing"], ["nothing", "no images"]),
+        ([MODEL, "broken.png"], ["broken.png", "is the file complete?"]),
+        ([MODEL, "photos", "broken.png"], ["broken.png"]),
+        ([MODEL, "pair"], ["onex2.png", "is 20x20, and not 1/2 of", "one.png"]),
+        ([MODEL, "photos", "--csv", "--json"], ["--csv and --json"]),
+        (["nobody", "photos"], ["nobody", MODEL]),
+        (["missing.safetensors", "photos"], ["missing.safetensors", "no such file"]),
+        (["broken.png", "photos"], ["broken.png", "safetensors"]),
+        ([MODEL, "photos", "--device", "cuda"], ["--device is for checkpoints"]),
+        (["net.safetensors", "photos", "--device", "tpu"], ["device must be", "tpu"]),
+        (["net.safetensors", "photos", "--device", "cuda:99"], ["no device cuda:99"]),
+    ],
+    ids=lambda value: " ".join(value)[:60] or "nothing",
+)
+def test_bad_input_is_one_line(wdsr_edge: Command, photos: Path, arguments: list[str], words: list[str]) -> None:
+    for folder in ("nothing", "pair/HR", "pair/LR_bicubic/X2"):
+        Path(folder).mkdir(parents=True)
+    image = Image.fromarray(samples.golden_frame())
+    image.save("pair/HR/one.png")
+    image.crop((0, 0, 20, 20)).save("pair/LR_bicubic/X2/onex2.png")
+    Path("broken.png").write_bytes((photos / "golden.png").read_bytes()[:2000])
+    save_checkpoint(trained_like(ModelConfig("wdsr-b", 1, 8, 2)), "net.safetensors")
+    done = wdsr_edge("evaluate", *arguments)
+    if "broken.png" in arguments[2:]:  # after the first set was done
+        assert done.err.startswith("photos: 2 images")
+        done = done._replace(err=done.err.partition("\n")[2])
+    refused(done, *words)
