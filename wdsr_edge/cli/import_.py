@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..models.importers import Convention, Imported
 
 SIDE = 48
+"""LR pixels a side of what conventions are compared on."""
 CLEARLY = 0.05
 """dB that one convention must beat another by."""
 
@@ -89,6 +90,7 @@ def _psnr_y(what: str, upscale: Upscale, pairs: list[Pair]) -> dict[str, float]:
 
 def _advice(model: EDSR | WDSR, pairs: list[Pair], below: bool) -> str:
     """What to try if another known convention suits the network better: most wrong ones cost it only some tenths."""
+    from ..evaluation import bicubic
     from ..models import reference
     from ..models.importers import CONVENTIONS, Convention, renormalised
 
@@ -98,7 +100,8 @@ def _advice(model: EDSR | WDSR, pairs: list[Pair], below: bool) -> str:
         one: _psnr_y(_options(one), reference(renormalised(model, one)), crops)["mean"] for one in (used, *CONVENTIONS)
     }
     best = max(figures, key=figures.__getitem__)
-    if figures[best] > figures[used] + CLEARLY:
+    floor = _psnr_y("bicubic", lambda lr: bicubic(lr, model.config.scale), crops)["mean"] if below else 0
+    if figures[best] > max(figures[used] + CLEARLY, floor):
         gain = f"{_options(best)} gives {figures[best]:.2f} dB and this {figures[used]:.2f} in the middle of the photos"
         return f"{'below bicubic' if below else 'another normalisation does better'}: {gain}"
     if below:
@@ -107,7 +110,7 @@ def _advice(model: EDSR | WDSR, pairs: list[Pair], below: bool) -> str:
 
 
 def _middle(pair: Pair) -> Pair:
-    """At most SIDE LR pixels a side."""
+    """SIDE LR pixels a side of a photo, and their HR."""
     scale = len(pair.hr) // len(pair.lr)
     y, x = (max(0, (side - SIDE) // 2) for side in pair.lr.shape[:2])
     lr = pair.lr[y : y + SIDE, x : x + SIDE]

@@ -53,7 +53,7 @@ def run(
         str | None, typer.Option(help="auto, off, bfloat16 or float16. [auto: on on a GPU, off on a CPU]")
     ] = None,
     amp_share: Annotated[float | None, typer.Option(help="Share of steps, from the start, in AMP. [1]")] = None,
-    channels_last: Annotated[bool | None, typer.Option(help="NHWC weights and activations. [on]")] = None,
+    channels_last: Annotated[bool | None, typer.Option(help="NHWC activations. [on]")] = None,
     compile: Annotated[bool | None, typer.Option(help="Run through torch.compile. [off]")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that cut patches. [4 on a GPU, else 0]")] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between saved states. [1000]")] = None,

@@ -52,22 +52,36 @@ _FREE = ("save_every", "validate_every", "workers", "compile")
 """Options that a run may change when it goes on: they change no weight."""
 
 
-_HASHED = ("images", "model", "teacher")
+_HASHED = ("images", "validation images", "model", "teacher")
 
 
 def identity(
-    config: ModelConfig, recipe: TrainConfig, pairs: Sequence[Pair], teacher: nn.Module | None
+    config: ModelConfig,
+    recipe: TrainConfig,
+    pairs: Sequence[Pair],
+    validation: Sequence[Pair],
+    teacher: nn.Module | None,
 ) -> dict[str, Any]:
-    """What a run is: it can only go on as the same."""
+    """What a run is: it can only go on as the same. Images are told by their names and sizes."""
     options = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in _FREE}
-    images = hashlib.sha256(repr([(pair.name, pair.hr.shape, pair.lr.shape) for pair in pairs]).encode())
-    known = {"model": repr(config), **options, "images": images.hexdigest(), "teacher": ""}
+    known = {
+        "model": repr(config),
+        **options,
+        "images": _names_and_sizes(pairs),
+        "validation images": _names_and_sizes(validation),
+        "teacher": "",
+    }
     if teacher is not None:
         weights = hashlib.sha256()
         for tensor in teacher.state_dict().values():
             weights.update(tensor.detach().cpu().contiguous().numpy())
         known["teacher"] = weights.hexdigest()
     return known
+
+
+def _names_and_sizes(pairs: Sequence[Pair]) -> str:
+    listed = repr([(pair.name, pair.hr.shape, pair.lr.shape) for pair in pairs])
+    return hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def save_state(path: Path, identity: Identity, parts: Mapping[str, Stateful], progress: Progress) -> None:
@@ -92,7 +106,7 @@ def restore_state(path: Path, identity: Identity, parts: Mapping[str, Stateful])
             if stored.get(name) != identity.get(name):
                 what = f"not {name} {identity.get(name)}, but {stored.get(name)}"
                 if name in _HASHED:
-                    what = f"with other {name}" if name == "images" else f"with another {name}"
+                    what = f"with other {name}" if name.endswith("images") else f"with another {name}"
                 raise InputError(f"{path} belongs to another run, {what}: choose another output folder")
         for name, part in parts.items():
             part.load_state_dict(state[name])

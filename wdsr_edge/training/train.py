@@ -63,7 +63,7 @@ def train(
     output = Path(output)
     check_run(model_config, recipe, output, teacher, world)
     _check_images(model_config, recipe, pairs, validation)
-    known = identity(model_config, recipe, pairs, teacher)
+    known = identity(model_config, recipe, pairs, validation, teacher)
     with _owning(output) if world.writes else nullcontext():
         run = _Run(model_config, recipe, start, teacher, device, world)
         _loop(run, known, pairs, validation, output, on_step, on_report)
