@@ -68,6 +68,8 @@ def test_the_test_sets_of_selfexsr() -> None:
     )
     with pytest.raises(InputError, match="Urban100: no images"):
         list_pairs("Urban100", 4)
+    Path(f"{folder}/img_001_SRF_2_LR.png").unlink()
+    assert list_pairs("Urban100", 2)[0] == PairFiles(Path(f"{folder}/img_001_SRF_2_HR.png"), None)
 
 
 def test_any_other_folder_is_hr_images_in_the_order_of_their_names() -> None:

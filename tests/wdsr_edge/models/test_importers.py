@@ -258,6 +258,26 @@ def test_whatever_the_size_and_the_order(
     assert found.origin == ("ychfan/wdsr" if arch == "ychfan" else "JiahuiYu/wdsr_ntire2018")
 
 
+@pytest.mark.parametrize("kind", ["torch", "safetensors", "safetensors, flat names"])
+def test_the_tenth_block_comes_after_the_second(tmp_path: Path, kind: str) -> None:
+    """Though not in a file that is sorted as text; all blocks have the same shapes, so that nothing else shows it."""
+    model = ntire("plain", blocks=12, c=4, wide=8, low=3)
+    state = dict(sorted(model.state_dict().items()))
+    if "flat" in kind:
+        state = {name.replace("body.", "body", 1): tensor for name, tensor in state.items()}
+    if kind == "torch":
+        torch.save(state, tmp_path / "model")
+    else:
+        save_file(state, tmp_path / "model")
+    same(tmp_path / "model", model)
+
+
+def test_the_head_behind_convolutions_that_could_be_it(tmp_path: Path) -> None:
+    model = ntire("plain", "wdsr-a", c=12, wide=24, groups=4)
+    save_file(model.state_dict(), tmp_path / "model")
+    assert same(tmp_path / "model", model).model.config.expansion_conv == "group"
+
+
 @pytest.mark.parametrize(("groups", "kind"), [(4, "group"), (8, "depthwise")])
 @pytest.mark.parametrize("arch", ["wdsr-a", "wdsr-b"])
 def test_grouped_expansions(tmp_path: Path, arch: str, groups: int, kind: str) -> None:
@@ -279,10 +299,16 @@ def test_numbers_that_the_file_does_not_hold(tmp_path: Path) -> None:
             import_weights(tmp_path / "model.pt", **wrong)
 
 
-def test_modules_of_other_names_take_the_papers_normalisation(tmp_path: Path) -> None:
+def test_numbers_out_of_range_are_refused_before_the_file_is_read() -> None:
+    with pytest.raises(InputError, match="std"):
+        import_weights("missing.pt", std=0)
+
+
+@pytest.mark.parametrize("names", ["0 1 2 3", "ends.0 blocks ends.1 skip"])
+def test_modules_of_other_names_take_the_papers_normalisation(tmp_path: Path, names: str) -> None:
     model = ntire()
-    names = {"head": "0", "body": "1", "tail": "2", "skip": "3"}
-    state = {f"{names[name[:4]]}{name[4:]}": tensor for name, tensor in model.state_dict().items()}
+    named = dict(zip(("head", "body", "tail", "skip"), names.split(), strict=True))
+    state = {f"{named[name[:4]]}{name[4:]}": tensor for name, tensor in model.state_dict().items()}
     torch.save(state, tmp_path / "model.pt")
     assert same(tmp_path / "model.pt", model).origin.startswith("unknown")
 

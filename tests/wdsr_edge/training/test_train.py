@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.strategies import trained_like
 from tests.wdsr_edge.training.test_data import limit
@@ -39,8 +39,9 @@ def test_it_learns(tmp_path: Path, pairs: list[Pair], validation: list[Pair]) ->
     assert found[-1].loss < 0.6 * found[0].loss
     assert found[-1].psnr_y > found[0].psnr_y
     assert found[-1].best == max(progress.psnr_y for progress in found)
-    (score,) = evaluate(reference(model), validation)
-    assert score.psnr_y == found[-1].psnr_y
+    for upscaler in (model, load_checkpoint(tmp_path / "last.safetensors")):
+        (score,) = evaluate(reference(upscaler), validation)
+        assert score.psnr_y == found[-1].psnr_y
     assert not model.training
 
 
@@ -124,47 +125,69 @@ def test_an_old_average_is_smoother_than_the_weights(tmp_path: Path, pairs: list
     fresh = build(CONFIG)
     first = list(fresh.parameters())
     way = [
-        sum(float((p - q).square().sum()) for p, q in zip(model.parameters(), first, strict=True)) for model in averages
+        sum(float((p - q).detach().square().sum()) for p, q in zip(model.parameters(), first, strict=True))
+        for model in averages
     ]
     assert way[0] > way[1] > way[2] > 0
 
 
-def test_clipping_bounds_the_gradient(
-    tmp_path: Path, pairs: list[Pair], validation: list[Pair], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    norms: list[float] = []
+@pytest.fixture
+def optimised(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
+    """Learning rate and gradient norm of every step that the optimiser takes."""
+    found: list[tuple[float, float]] = []
     step = torch.optim.Adam.step
 
     def measured(self: torch.optim.Adam, *arguments: Any) -> Any:
-        gradients = [parameter.grad for group in self.param_groups for parameter in group["params"]]
-        norms.append(float(torch.stack([grad.norm() for grad in gradients if grad is not None]).norm()))
+        (group,) = self.param_groups
+        gradients = [parameter.grad.norm() for parameter in group["params"]]
+        found.append((group["lr"], float(torch.stack(gradients).norm())))
         return step(self, *arguments)
 
     monkeypatch.setattr(torch.optim.Adam, "step", measured)
-    train(CONFIG, replace(RECIPE, clip=0.01), pairs, validation, tmp_path / "clipped")
-    assert norms == pytest.approx([0.01] * 6, rel=1e-3)
-    train(CONFIG, replace(RECIPE, clip=0.01, amp="float16"), pairs, validation, tmp_path / "scaled")
-    assert max(norms) == pytest.approx(0.01, rel=1e-2)
-    train(CONFIG, RECIPE, pairs, validation, tmp_path / "free")
-    assert max(norms) > 0.1
+    return found
 
 
-def test_amp_ends_where_it_is_told_to(
-    tmp_path: Path, pairs: list[Pair], validation: list[Pair], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("amp", ["off", "float16"])
+def test_clipping_bounds_the_gradient(
+    tmp_path: Path, pairs: list[Pair], validation: list[Pair], optimised: list[tuple[float, float]], amp: Any
 ) -> None:
+    train(CONFIG, replace(RECIPE, clip=0.01, amp=amp), pairs, validation, tmp_path / "clipped")
+    assert [norm for _, norm in optimised] == pytest.approx([0.01] * 6, rel=1e-2)
+    optimised.clear()
+    train(CONFIG, RECIPE, pairs, validation, tmp_path / "free")
+    assert max(norm for _, norm in optimised) > 0.1
+
+
+def test_the_optimiser_is_told_what_the_recipe_says(
+    tmp_path: Path, pairs: list[Pair], validation: list[Pair], optimised: list[tuple[float, float]]
+) -> None:
+    found: list[Progress] = []
+    recipe = replace(RECIPE, warmup=4, learning_rate=0.02, beta2=0.9)
+    train(CONFIG, recipe, pairs, validation, tmp_path, on_report=found.append)
+    assert [rate for rate, _ in optimised] == pytest.approx([0.005, 0.01, 0.015, 0.02, 0.02, 0.02])
+    assert [progress.learning_rate for progress in found] == pytest.approx([0.015, 0.02])
+    (group,) = torch.load(tmp_path / "state.pt", weights_only=True)["optimiser"]["param_groups"]
+    assert tuple(group["betas"]) == (0.9, 0.9)
+
+
+@pytest.mark.parametrize(("share", "steps"), [(1.0, 6), (0.5, 3), (0.0, 0)])
+def test_amp_is_for_the_first_steps(
+    tmp_path: Path, pairs: list[Pair], validation: list[Pair], share: float, steps: int
+) -> None:
+    """Seen in what the 5x5 convolution makes in training; validation is float32."""
     types: list[torch.dtype] = []
-    module = sys.modules["wdsr_edge.training.train"]
 
-    def seen(loss: Any, sr: Tensor, target: Tensor) -> Tensor:
-        types.append(sr.dtype)
-        return distance(loss, sr, target)
+    def see(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (5, 5):
+            assert output.dtype == torch.float32 or module.training
+            types.extend([output.dtype] if module.training else [])
 
-    monkeypatch.setattr(module, "distance", seen)
-    train(CONFIG, replace(RECIPE, amp="bfloat16", amp_share=0.5), pairs, validation, tmp_path)
-    autocast = types[0]
-    assert types == [autocast] * 3 + [torch.float32] * 3
-    with torch.autocast("cpu", torch.bfloat16):
-        assert build(CONFIG)(torch.zeros(1, 3, 8, 8)).dtype == autocast
+    hook = nn.modules.module.register_module_forward_hook(see)
+    try:
+        train(CONFIG, replace(RECIPE, amp="bfloat16", amp_share=share), pairs, validation, tmp_path)
+    finally:
+        hook.remove()
+    assert types == [torch.bfloat16] * steps + [torch.float32] * (6 - steps)
 
 
 def test_a_start_gives_the_first_weights(tmp_path: Path, pairs: list[Pair], validation: list[Pair]) -> None:
@@ -178,7 +201,7 @@ def test_a_student_of_nothing_but_its_teacher_becomes_like_it(
     tmp_path: Path, pairs: list[Pair], validation: list[Pair]
 ) -> None:
     """The teacher's own weights are the place where a distillation share of 1 has nothing left to learn."""
-    teacher = trained_like(CONFIG)
+    teacher = trained_like(CONFIG).train()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     found: list[Progress] = []
     recipe = replace(RECIPE, learning_rate=1e-9, save_every=1, distillation=1.0)
@@ -193,6 +216,7 @@ def test_a_student_of_nothing_but_its_teacher_becomes_like_it(
     assert mixed == pytest.approx([0.75 * progress.loss for progress in found], rel=1e-3)
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
     assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert teacher.training
 
 
 @pytest.mark.parametrize("norm", ["weight", "batch", "none"])
@@ -242,7 +266,8 @@ def test_csv_and_tensorboard_hold_every_report(tmp_path: Path, pairs: list[Pair]
 
 
 def test_samples_are_lr_sr_and_hr_side_by_side(tmp_path: Path, pairs: list[Pair], validation: list[Pair]) -> None:
-    model = train(CONFIG, RECIPE, pairs, [*validation, *pairs, *pairs], tmp_path)
+    """Of the first four images, even if two have one name."""
+    model = train(CONFIG, RECIPE, pairs, [*validation, *pairs[:1], *pairs], tmp_path)
     assert len(list((tmp_path / "samples").iterdir())) == 4
     (path,) = (tmp_path / "samples").glob("*golden*.png")
     with Image.open(path) as image:
@@ -292,6 +317,27 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_state(
     steps: list[int] = []
     train(CONFIG, RECIPE, pairs, validation, tmp_path, on_step=steps.append)
     assert steps == [4, 5, 6]
+
+
+def test_weights_that_are_not_finite_are_not_saved(
+    tmp_path: Path, pairs: list[Pair], validation: list[Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss shows them one step later."""
+    step = torch.optim.Adam.step
+
+    def poisoning(self: torch.optim.Adam, *arguments: Any) -> Any:
+        done = step(self, *arguments)
+        (group,) = self.param_groups
+        weight = group["params"][0]
+        if self.state[weight]["step"] == 6:
+            weight.data[0] = torch.nan
+        return done
+
+    monkeypatch.setattr(torch.optim.Adam, "step", poisoning)
+    with pytest.raises(InputError, match=r"the weights are not finite at step 5.*state\.pt holds the last good"):
+        train(CONFIG, RECIPE, pairs, validation, tmp_path)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["progress"]["step"] == 3
+    assert load_checkpoint(tmp_path / "last.safetensors").config == CONFIG
 
 
 def test_a_network_that_never_is_finite_leaves_no_checkpoint(

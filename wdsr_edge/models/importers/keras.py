@@ -18,6 +18,8 @@ from .convolutions import Convolution, Part, Role, assemble, printable
 
 SECONDS = 30
 PROGRAM = Path(__file__).with_name("read_hdf5.py")
+REFUSED = 65
+"""Exit code of PROGRAM for a file that is at fault."""
 
 _ROLES: Mapping[str, Role] = {"kernel": "kernel", "v": "v", "g": "g", "bias": "bias"}
 
@@ -56,8 +58,11 @@ def _run(path: Path) -> bytes:
         )
     except subprocess.TimeoutExpired as error:
         raise CheckpointError(f"the HDF5 library hangs on it ({SECONDS} s): it is damaged") from error
-    if done.returncode == 2:
-        raise CheckpointError(printable(done.stderr.decode(errors="replace"), 400))
-    if done.returncode:
+    said = printable(done.stderr.decode(errors="replace").strip().rpartition("\n")[2], 400)
+    if done.returncode == REFUSED:
+        raise CheckpointError(said)
+    if done.returncode < 0:
         raise CheckpointError("the HDF5 library crashes on it: it is damaged")
+    if done.returncode:
+        raise CheckpointError(f"cannot be read: {PROGRAM.name} failed ({said})")
     return done.stdout

@@ -1,12 +1,11 @@
 """Prints the weights of a Keras HDF5 file: a JSON line that lists the arrays, then their float32 numbers.
 
 A program of its own (``python read_hdf5.py FILE``), because the HDF5 library crashes or hangs on some damaged files.
-It imports nothing of this project. Exit code 2: one line on stderr says what is wrong with the file.
+It imports nothing of this project. Exit code 65: one line on stderr says what is wrong with the file.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -15,10 +14,9 @@ from collections.abc import Iterator
 from itertools import takewhile
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
-
-h5py: Any = importlib.import_module("h5py")
 
 MOST_NAMES = 100_000
 
@@ -137,4 +135,4 @@ if __name__ == "__main__":
     except Exception as error:  # the library raises nearly everything on damage
         text = str(error) if isinstance(error, Refused) else f"damaged, or no HDF5 file ({error})"
         sys.stderr.write(" ".join(text[:400].split()))
-        sys.exit(2)
+        sys.exit(65)
