@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from wdsr_edge import InputError
 from wdsr_edge.config import ModelConfig
+from wdsr_edge.loading import ZOO
 from wdsr_edge.training import TrainConfig
 from wdsr_edge.training.recipe import RunFile, read_run_file
 
@@ -179,3 +181,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             path.write_bytes(content)
         with pytest.raises(InputError, match=path.name):
             read_run_file(path)
+
+
+def test_the_recipe_of_the_shipped_models_is_a_run_file() -> None:
+    found = read_run_file(ZOO / "recipe.toml")
+    assert TrainConfig(**found.recipe) != TrainConfig()
+    assert replace(ModelConfig.from_name("wdsr-b-3x32-x2"), **found.network).channels == 32

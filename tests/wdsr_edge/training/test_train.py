@@ -232,6 +232,8 @@ def test_any_network_trains_and_is_saved(
     torch.manual_seed(0)
     fresh = build(config).state_dict()
     assert not any(torch.equal(fresh[name], tensor) for name, tensor in model.named_parameters())
+    counts = {int(tensor) for name, tensor in saved.state_dict().items() if name.endswith("num_batches_tracked")}
+    assert counts == ({6} if norm == "batch" else set())
 
 
 def test_best_is_the_checkpoint_that_was_validated_best(
