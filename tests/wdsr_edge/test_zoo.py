@@ -13,12 +13,9 @@ from wdsr_edge.loading import ZOO, find_bundle
 from wdsr_edge.samples import PHOTOS
 
 SET5 = {
-    "wdsr-b-1x32-x2": 36.50,
     "wdsr-b-3x32-x2": 37.30,
-    "wdsr-a-3x32-x2": 37.50,
     "wdsr-b-3x32-x3": 33.20,
     "wdsr-b-3x32-x4": 30.80,
-    "wdsr-b-8x32-x4": 31.10,
 }
 """What each must reach on Set5, PSNR on Y in dB."""
 
