@@ -8,7 +8,9 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -249,17 +251,20 @@ def test_bad_images_are_named_counted_and_left_out(wdsr_edge: Command) -> None:
     Image.fromarray(samples.golden_frame()[:9, :9]).save("data/tiny.png")
     Path("data/empty.png").touch()
     Path("data/[red]\n.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    done = wdsr_edge("train", NAME, "--data", "data", "--validation", PHOTO, "-o", "run", *SMALL)
-    assert done.code == 0
-    lines = done.err.splitlines()
-    skipped = sorted(line for line in lines if line.startswith("skipped: "))
-    assert [line.split(" is ")[0].split(": cannot")[0] for line in skipped] == [
-        "skipped: data/[red]\\n.png",
-        "skipped: data/empty.png:",
-        "skipped: data/tiny.png",
-    ]
-    assert "3 images skipped" in lines
-    assert any(": 1 image, 4 steps" in line for line in lines)
+    for validation in (PHOTO, Path("data")):
+        done = wdsr_edge(
+            "train", NAME, "--data", "data", "--validation", validation, "-o", f"run-{validation.stem}", *SMALL
+        )
+        assert done.code == 0
+        lines = done.err.splitlines()
+        skipped = [line.split(" is ")[0].split(": cannot")[0] for line in lines if line.startswith("skipped: ")]
+        assert sorted(set(skipped)) == [
+            "skipped: data/[red]\\n.png",
+            "skipped: data/empty.png:",
+            "skipped: data/tiny.png",
+        ]
+        assert f"{len(skipped)} images skipped" in lines
+        assert any(": 1 image, 4 steps on cpu, validated on 1 image" in line for line in lines)
 
 
 def test_a_second_run_decodes_no_image(wdsr_edge: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,14 +368,25 @@ def test_a_world_that_nobody_joins_is_refused(wdsr_edge: Command, monkeypatch: p
     refused(wdsr_edge("train", NAME, "--data", PHOTO, "-o", "run"), "2 processes", "torchrun")
 
 
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """A test that fails or takes too long leaves no process behind."""
+    try:
+        yield
+    except BaseException:
+        process.kill()
+        raise
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_leaves_nothing_half_written(tmp_path: Path, sent: signal.Signals, code: int) -> None:
     run = tmp_path / "run"
     common = ["--data", PHOTO, "--validation", PHOTO, "-o", run, "--cache", tmp_path / "cache"]
     arguments = ["train", NAME, *map(str, common), *SMALL[:4], "--steps", "100000", "--validate-every", "3"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "wdsr_edge", *arguments], stderr=subprocess.PIPE, text=True
-    ) as process:
+    command = [sys.executable, "-m", "wdsr_edge", *arguments]
+    # What a shell starts in the background ignores SIGINT, and so does all that it starts.
+    restored = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=restored) as process, ended(process):
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("step 6"):
@@ -381,6 +397,6 @@ def test_a_stopped_run_leaves_nothing_half_written(tmp_path: Path, sent: signal.
     assert "Traceback" not in rest
     assert ("interrupted" in rest) == (sent == signal.SIGINT)
     made = {path.name for path in run.iterdir() if path.name != ".lock"}
-    assert made == {"state.pt", "last.safetensors", "best.safetensors", "log.csv", "tensorboard", "samples"}
+    assert made == {"state.pt", "last.safetensors", "best.safetensors", "log.csv", "tensorboard", "samples"}, rest
     assert [path.name for path in (run / "samples").iterdir()] == ["1-rocket.png"]
     assert np.isfinite(load_checkpoint(run / "last.safetensors").head.bias.detach().numpy()).all()  # type: ignore[union-attr]

@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ def launch(folder: Path, *arguments: str, second: str = "", kill: int | None = N
     command = [*torchrun, "--no-python", "sh", "-c", BESIDE, "sh", *arguments]
     env = os.environ | {"OUT": str(folder), "PYTHON": sys.executable, "SECOND": second, "OMP_NUM_THREADS": "1"}
     said: list[str] = []
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process, all_ended(process):
         assert process.stderr is not None
         for line in process.stderr:
             said.append(line.rstrip("\n"))
@@ -56,6 +58,17 @@ def launch(folder: Path, *arguments: str, second: str = "", kill: int | None = N
                 os.kill(children(process.pid)[kill], signal.SIGKILL)
                 kill = None
     return process.returncode, [line for line in said if not of_torchrun(line, said)]
+
+
+@contextmanager
+def all_ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """A test that fails or takes too long leaves no process behind."""
+    try:
+        yield
+    except BaseException:
+        for pid in (*children(process.pid), process.pid):
+            os.kill(pid, signal.SIGKILL)
+        raise
 
 
 def children(pid: int) -> list[int]:
@@ -83,6 +96,7 @@ def same_log(one: Path, two: Path, decibels: float = 1e-3) -> None:
     assert ours[-1]["psnr_y"] == pytest.approx(theirs[-1]["psnr_y"], abs=decibels)
 
 
+@pytest.mark.timeout(120)
 def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["train", "wdsr-b-1x8-x2", *options(tmp_path / "cache")]
     alone(monkeypatch, *arguments, "-o", str(tmp_path / "alone"))

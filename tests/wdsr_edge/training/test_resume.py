@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.strategies import trained_like
+from tests.wdsr_edge.cli.test_train import ended
 from wdsr_edge import CheckpointError, InputError
 from wdsr_edge.cli import main
 from wdsr_edge.config import ModelConfig
@@ -390,7 +391,7 @@ class Run:
         """SIGKILL ``delay`` seconds after the report of ``at_step``; the steps that were reported before."""
         command = [sys.executable, "-m", "wdsr_edge", *self.arguments]
         reported: list[int] = []
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process, ended(process):
             assert process.stderr is not None
             for line in process.stderr:
                 if line.startswith("step "):
