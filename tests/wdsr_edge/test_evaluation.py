@@ -111,7 +111,7 @@ def test_an_ensemble_asks_eight_times_and_rounds_the_mean() -> None:
 
     def upscale(frame: Frame) -> Frame:
         asked.append(frame.tobytes())
-        return nearest(frame) // 8 * 0 + np.uint8(len(asked))
+        return np.full_like(nearest(frame), len(asked))
 
     assert np.unique(self_ensemble(upscale)(golden_frame())) == [5]  # the mean of 1 to 8 is 4.5
     assert len(set(asked)) == 8
@@ -211,6 +211,7 @@ def test_bicubic_scores_on_bsd100_what_papers_print(shared_data: Path, scale: in
     assert float(np.mean(scores)) == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "expected"), [(2, 33.67), (3, 30.40), (4, 28.43)])
 def test_bicubic_scores_on_matlabs_own_lr_what_papers_print(shared_data: Path, scale: int, expected: float) -> None:
     scores = evaluate(lambda lr: bicubic(lr, scale), load_pairs([shared_data / "golden" / "Set5_matlab"], scale))

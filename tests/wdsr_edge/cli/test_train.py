@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -90,7 +89,11 @@ class Call:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     """Instead of training, its calls are put here."""
     found: list[Call] = []
-    monkeypatch.setattr(training, "train", lambda *given, **options: found.append(Call(*given, options)))
+
+    def train(config: ModelConfig, recipe: TrainConfig, pairs: Any, validation: Any, output: Path, **more: Any) -> None:
+        found.append(Call(config, recipe, pairs, validation, output, more))
+
+    monkeypatch.setattr(training, "train", train)
     return found
 
 
@@ -172,22 +175,27 @@ FLAGS: dict[str, Any] = {
 }
 
 
-def flag(name: str, value: Any) -> list[str]:
-    spelt = name.replace("_", "-")
-    return [f"--{spelt}" if value else f"--no-{spelt}"] if isinstance(value, bool) else [f"--{spelt}", str(value)]
+def flags(values: dict[str, Any]) -> list[str]:
+    spelt = {name.replace("_", "-"): value for name, value in values.items()}
+    switches = [f"--{name}" if value else f"--no-{name}" for name, value in spelt.items() if isinstance(value, bool)]
+    return [*switches, *(f"--{name}={value}" for name, value in spelt.items() if not isinstance(value, bool))]
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TrainConfig)])
-def test_every_option_of_the_recipe_is_a_flag_that_beats_the_file(
-    wdsr_edge: Command, calls: list[Call], name: str
-) -> None:
+def test_every_option_of_the_recipe_is_a_flag_that_beats_the_file(wdsr_edge: Command, calls: list[Call]) -> None:
+    usual = dataclasses.asdict(TrainConfig(learning_rate=0.5, workers=2))
+    assert [name for name, value in usual.items() if FLAGS[name] == value] == []
     common = ["train", NAME, "--data", PHOTO, "-o", "run"]
-    assert wdsr_edge(*common, *flag(name, FLAGS[name])).code == 0
-    other = getattr(TrainConfig(), name)
-    Path("run.toml").write_text("" if other is None else f"{name} = {json.dumps(other)}\n")
-    assert wdsr_edge(*common, "--config", "run.toml", *flag(name, FLAGS[name])).code == 0
-    assert calls[0].recipe == calls[1].recipe == dataclasses.replace(TrainConfig(), **{name: FLAGS[name]})
-    assert getattr(TrainConfig(), name) != FLAGS[name]
+    assert wdsr_edge(*common, *flags(FLAGS)).code == 0
+    Path("run.toml").write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in usual.items()))
+    assert wdsr_edge(*common, "--config", "run.toml", *flags(FLAGS)).code == 0
+    assert calls[0].recipe == calls[1].recipe == TrainConfig(**FLAGS)
+
+
+@pytest.mark.parametrize("name", ["channels_last", "compile"])
+def test_a_switch_goes_both_ways(wdsr_edge: Command, calls: list[Call], name: str) -> None:
+    for value in (True, False):
+        assert wdsr_edge("train", NAME, "--data", PHOTO, "-o", "run", *flags({name: value})).code == 0
+    assert [getattr(call.recipe, name) for call in calls] == [True, False]
 
 
 def test_every_place_may_stand_in_the_file(wdsr_edge: Command, calls: list[Call]) -> None:
@@ -378,7 +386,9 @@ def ended(process: subprocess.Popen[str]) -> Iterator[None]:
         raise
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_leaves_nothing_half_written(tmp_path: Path, sent: signal.Signals, code: int) -> None:
     run = tmp_path / "run"
     common = ["--data", PHOTO, "--validation", PHOTO, "-o", run, "--cache", tmp_path / "cache"]
@@ -399,4 +409,4 @@ def test_a_stopped_run_leaves_nothing_half_written(tmp_path: Path, sent: signal.
     made = {path.name for path in run.iterdir() if path.name != ".lock"}
     assert made == {"state.pt", "last.safetensors", "best.safetensors", "log.csv", "tensorboard", "samples"}, rest
     assert [path.name for path in (run / "samples").iterdir()] == ["1-rocket.png"]
-    assert np.isfinite(load_checkpoint(run / "last.safetensors").head.bias.detach().numpy()).all()  # type: ignore[union-attr]
+    assert load_checkpoint(run / "last.safetensors").config.name == NAME

@@ -19,6 +19,7 @@ from PIL import Image
 
 from wdsr_edge import InputError, evaluation
 from wdsr_edge.evaluation import Pair, bicubic, load_pairs
+from wdsr_edge.images import Rgb, read_rgb
 from wdsr_edge.samples import PHOTOS, golden_frame
 from wdsr_edge.training import ImageCache, TrainConfig, World, open_pairs
 from wdsr_edge.training.data import batches, random_patches
@@ -45,11 +46,10 @@ def cache(tmp_path: Path) -> ImageCache:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the image files decoded so far."""
     names: list[str] = []
-    read = evaluation.read_rgb
 
-    def reading(path: Path) -> np.ndarray:
+    def reading(path: Path) -> Rgb:
         names.append(path.name)
-        return read(path)
+        return read_rgb(path)
 
     monkeypatch.setattr(evaluation, "read_rgb", reading)
     return names

@@ -49,7 +49,7 @@ def test_the_cosine_schedule_falls_to_one_percent() -> None:
     recipe = TrainConfig(steps=1000, schedule="cosine")
     rates = [recipe.rate(step) for step in range(1000)]
     assert rates == sorted(rates, reverse=True)
-    assert (rates[0], rates[500], rates[-1]) == (1, pytest.approx(0.505), pytest.approx(0.01, abs=1e-4))
+    assert [rates[0], rates[500], rates[-1]] == pytest.approx([1, 0.505, 0.01], abs=1e-4)
 
 
 @pytest.mark.parametrize("schedule", ["step", "cosine"])

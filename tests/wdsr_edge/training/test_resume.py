@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from tests.strategies import trained_like
 from tests.wdsr_edge.cli.test_train import ended
@@ -90,12 +89,12 @@ def test_a_run_stopped_after_any_step_goes_on(
     ("network", "changes"),
     [
         ({"arch": "edsr"}, {}),
-        ({"arch": "wdsr-a", "norm": "none"}, {"clip": 0.1}),
+        pytest.param({"arch": "wdsr-a", "norm": "none"}, {"clip": 0.1}, marks=pytest.mark.slow),
         ({"norm": "batch"}, {"schedule": "cosine", "warmup": 2}),
         ({"expansion_conv": "group"}, {"amp": "bfloat16", "amp_share": 0.6}),
         ({}, {"amp": "float16", "clip": 0.5}),
         ({}, {"workers": 1}),
-        ({}, {"channels_last": False, "loss": "charbonnier"}),
+        pytest.param({}, {"channels_last": False, "loss": "charbonnier"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -123,8 +122,8 @@ def test_a_gradient_scale_that_fell_stays_fallen(tmp_path: Path, pairs: list[Pai
     assert outcome(tmp_path / "k") == outcome(tmp_path / "straight")
 
 
-@pytest.fixture(params=["before", "after"])
-def deadly_rename(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+@pytest.fixture(params=["before", pytest.param("after", marks=pytest.mark.slow)])
+def deadly_rename(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The process ends before or after the renaming of a file; the list holds how many may still happen."""
     left = [0]
     rename = Path.rename
@@ -185,7 +184,7 @@ def test_a_log_that_is_none_does_no_harm(
     assert outcome(tmp_path) == outcome(straight)
 
 
-@pytest.mark.parametrize("stop", [2, 4])
+@pytest.mark.parametrize("stop", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_tensorboard_forgets_what_was_not_saved(
     tmp_path: Path,
     pairs: list[Pair],
@@ -271,6 +270,8 @@ def test_another_network_teacher_or_set_of_images_is_another_run(
         train(CONFIG, RECIPE, pairs, validation, straight, teacher=build(CONFIG))
     with pytest.raises(InputError, match=r"another run.*images"):
         train(CONFIG, RECIPE, pairs[1:], validation, straight)
+    with pytest.raises(InputError, match=r"another run.*validation images"):
+        train(CONFIG, RECIPE, pairs, pairs, straight)
     assert outcome(straight) == before
 
 
