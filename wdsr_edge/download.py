@@ -191,5 +191,5 @@ def _unpack(path: Path, folder: Path, archive: Archive, on_bytes: OnBytes) -> No
                     shutil.copyfileobj(packed, image, _CHUNK)
                 done += member.file_size
                 on_bytes(f"unpack {archive.name}", done, total)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
         raise InputError(f"{path} cannot be unpacked ({error}): remove it and run this again") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -56,15 +56,27 @@ def load_pairs(
     or for an image that cannot be read.
     """
     folders = list(folders)
-    pairs = []
-    for files in (files for folder in folders for files in list_pairs(folder, scale, split)):
-        try:
-            pairs.append(read_pair(files, scale, least=-(-11 // scale) + 2))
-        except TooSmallError as error:
-            on_left_out(files.hr, str(error))
+    files = (pair for folder in folders for pair in list_pairs(folder, scale, split))
+    pairs = list(read_pairs(files, scale, on_left_out=on_left_out))
     if not pairs:
         raise InputError(f"no image that is large enough in {', '.join(map(str, folders))}")
     return pairs
+
+
+def least_for_ssim(scale: int) -> int:
+    """LR pixels a side from which SSIM's window of 11 fits the HR image, ``scale`` pixels shaved off its borders."""
+    return -(-11 // scale) + 2
+
+
+def read_pairs(
+    files: Iterable[PairFiles], scale: int, *, on_left_out: Callable[[Path, str], None] = lambda path, reason: None
+) -> Iterator[Pair]:
+    """``load_pairs`` of these files one at a time."""
+    for pair in files:
+        try:
+            yield read_pair(pair, scale, least=least_for_ssim(scale))
+        except TooSmallError as error:
+            on_left_out(pair.hr, str(error))
 
 
 class TooSmallError(InputError):
@@ -119,12 +131,18 @@ def evaluate(upscale: Upscale, pairs: Iterable[Pair]) -> list[Score]:
     return [score(pair, upscale(pair.lr)) for pair in pairs]
 
 
+def psnr_y(pair: Pair, sr: Rgb) -> float:
+    """PSNR on luma of ``sr`` against ``pair.hr``, the scale shaved off the borders."""
+    return psnr(sr, pair.hr, shave=len(pair.hr) // len(pair.lr), luma=True)
+
+
 def score(pair: Pair, sr: Rgb) -> Score:
     """The figures of ``sr`` against ``pair.hr``, the scale shaved off the borders. InputError if too small for SSIM."""
     shave = len(pair.hr) // len(pair.lr)
     try:
-        y, rgb = (psnr(sr, pair.hr, shave=shave, luma=luma) for luma in (True, False))
-        return Score(pair.name, y, rgb, *(ssim(sr, pair.hr, shave=shave, luma=luma) for luma in (True, False)))
+        rgb = psnr(sr, pair.hr, shave=shave)
+        ssims = (ssim(sr, pair.hr, shave=shave, luma=luma) for luma in (True, False))
+        return Score(pair.name, psnr_y(pair, sr), rgb, *ssims)
     except InputError as error:
         raise InputError(f"{pair.name}: {error}") from error
 

@@ -6,13 +6,15 @@ import csv
 import sys
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from .._errors import InputError
-from ..evaluation import Score, Upscale, bicubic, mean_score, read_pair, score, self_ensemble
 from .output import JsonFlag, ModelArgument, count, print_json, print_table, printable, progress_bar, say
+
+if TYPE_CHECKING:
+    from ..evaluation import Score, Upscale
 
 
 class Report(NamedTuple):
@@ -42,6 +44,7 @@ def run(
     The LR images are those that lie in the set's folder (DIV2K, EDSR's or SelfExSR's layout), else MATLAB's bicubic.
     """
     from ..datasets import find_dataset
+    from ..evaluation import mean_score, self_ensemble
 
     if csv and json:
         raise InputError("--csv and --json exclude each other")
@@ -86,27 +89,27 @@ def _open(model: str, device: str) -> tuple[int, Upscale]:
 
 def _evaluate(name: str, folder: Path, scale: int, upscale: Upscale) -> Report:
     from ..datasets import list_pairs
-    from ..evaluation import TooSmallError
+    from ..evaluation import bicubic, read_pairs, score
 
     report = Report([], [])
     files = list_pairs(folder, scale)
     with progress_bar() as bar:
-        for file in bar.track(files, description=name):
-            try:
-                pair = read_pair(file, scale, least=-(-11 // scale) + 2)
-            except TooSmallError as error:
-                say(f"{error}: left out")
-                continue
+        tracked = bar.track(files, description=name)
+        for pair in read_pairs(tracked, scale, on_left_out=lambda path, reason: say(f"{reason}: left out")):
             report.images.append(score(pair, upscale(pair.lr)))
             report.bicubic.append(score(pair, bicubic(pair.lr, scale)))
     if not report.images:
         raise InputError(f"no image that is large enough in {folder}")
-    given = sum(file.lr is not None for file in files)
-    say(f"{name}: {count(len(report.images), 'image')}, LR " + ("from its files" if given else "by exact bicubic"))
+    given = {file.lr is not None for file in files}
+    origin = {True: "from its files", False: "by exact bicubic"}
+    found = " or ".join(origin[known] for known in (True, False) if known in given)
+    say(f"{name}: {count(len(report.images), 'image')}, LR {found}")
     return report
 
 
 def _print(title: str, report: Report) -> None:
+    from ..evaluation import mean_score
+
     scores = [*report.images, mean_score(report.images), mean_score(report.bicubic)]
     names = [*(entry.name for entry in report.images), "mean", "bicubic"]
     rows = [
@@ -117,6 +120,8 @@ def _print(title: str, report: Report) -> None:
 
 
 def _print_csv(reports: dict[str, Report]) -> None:
+    from ..evaluation import Score, mean_score
+
     writer = csv.writer(sys.stdout, lineterminator="\n")
     figures = [field.name for field in fields(Score)[1:]]
     writer.writerow(["set", "image", *figures, *(f"bicubic_{figure}" for figure in figures)])

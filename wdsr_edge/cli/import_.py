@@ -78,13 +78,10 @@ def _parse_mean(text: str) -> list[float]:
 
 def _psnr_y(what: str, upscale: Upscale, pairs: list[Pair]) -> dict[str, float]:
     """PSNR Y of each photo, and their mean."""
-    from ..metrics import psnr
+    from ..evaluation import psnr_y
 
-    found = {}
     with progress_bar() as bar:
-        for pair in bar.track(pairs, description=what):
-            shave = len(pair.hr) // len(pair.lr)
-            found[pair.name] = psnr(upscale(pair.lr), pair.hr, shave=shave, luma=True)
+        found = {pair.name: psnr_y(pair, upscale(pair.lr)) for pair in bar.track(pairs, description=what)}
     return {**found, "mean": sum(found.values()) / len(found)}
 
 

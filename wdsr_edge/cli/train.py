@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,6 +139,7 @@ def _options(given: dict[str, Any]) -> tuple[dict[str, Any], TrainConfig, dict[s
 def _images(places: dict[str, Any], scale: int, patch: int, world: World) -> tuple[Sequence[Pair], Sequence[Pair]]:
     """What to train on and what to validate on; the first process decodes, the others then find it in the cache."""
     from ..datasets import find_dataset
+    from ..evaluation import least_for_ssim
     from ..samples import PHOTOS
     from ..training import ImageCache, open_pairs
     from ..training.cache import default_cache
@@ -159,13 +160,16 @@ def _images(places: dict[str, Any], scale: int, patch: int, world: World) -> tup
     def opened(what: str, folders: list[Path], **options: Any) -> Sequence[Pair]:
         with progress_bar() as bar:
             task = bar.add_task(what, total=None, visible=world.writes)
-            show: Callable[[int, int], None] = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
+
+            def show(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
             return open_pairs(folders, scale, images, on_skipped=skip, on_image=show, **options)
 
     if not world.writes:
         world.wait()
     pairs = opened("images", data, least=patch)
-    validated = opened("validation", [valid], split="valid", least=-(-11 // scale) + 2)
+    validated = opened("validation", [valid], split="valid", least=least_for_ssim(scale))
     if world.writes:
         world.wait()
         if skipped:

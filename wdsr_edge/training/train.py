@@ -19,9 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from .._errors import InputError
 from .._files import check_folder, sweep
 from ..config import ModelConfig
-from ..evaluation import Pair
+from ..evaluation import Pair, psnr_y
 from ..images import Rgb
-from ..metrics import psnr
 from ..models import EDSR, WDSR, build, reference, save_checkpoint
 from .data import Batch, batches
 from .distributed import World
@@ -267,7 +266,7 @@ class _Run:
         scores = []
         for i, pair in enumerate(pairs[self.world.share(len(pairs))]):
             sr = upscale(pair.lr)
-            scores.append(psnr(sr, pair.hr, shave=len(pair.hr) // len(pair.lr), luma=True))
+            scores.append(psnr_y(pair, sr))
             if logs is not None and i < SAMPLES:
                 logs.add_sample(i + 1, pair, sr, step)
         total, count = self.world.sum([sum(scores), len(scores)], self.device)

@@ -13,6 +13,7 @@ import onnx
 import pytest
 from PIL import Image
 
+from tests.command_line import Done, refused, wdsr_edge
 from wdsr_edge import cli, samples
 
 ROOT = Path(__file__).parents[3]
@@ -20,24 +21,9 @@ MODEL = "wdsr-b-3x32-x2"
 PHOTO = samples.PHOTOS / "chelsea.png"
 
 
-def wdsr_edge(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "wdsr_edge", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-
-
-def document(done: subprocess.CompletedProcess[str]) -> Any:
+def document(done: Done) -> Any:
     """The one JSON document on stdout."""
     return json.loads(done.stdout)
-
-
-def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """Exit code 2, one line on stderr with ``words``, nothing on stdout, no traceback."""
-    assert done.returncode == 2, done
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("wdsr-edge: ")
-    for word in words:
-        assert word in done.stderr
 
 
 @pytest.fixture

@@ -14,15 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.command_line import refused
 from tests.strategies import trained_like
-from tests.wdsr_edge.cli import test_train
-from tests.wdsr_edge.cli.test_train import Command, refused
+from tests.wdsr_edge.cli.conftest import Command
 from wdsr_edge import load, samples
 from wdsr_edge.config import ModelConfig
 from wdsr_edge.evaluation import bicubic, evaluate, load_pairs, mean_score, self_ensemble
 from wdsr_edge.models import reference, save_checkpoint
-
-wdsr_edge = test_train.wdsr_edge
 
 MODEL = "wdsr-b-3x32-x2"
 FIGURES = ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb")
@@ -45,21 +43,21 @@ def rounded(table: str) -> dict[str, list[float]]:
 
 def test_the_table_has_every_image_the_mean_and_bicubic(wdsr_edge: Command, photos: Path) -> None:
     done = wdsr_edge("evaluate", MODEL, photos)
-    assert done.code == 0
-    assert done.err.splitlines() == ["photos: 2 images, LR by exact bicubic"]
-    assert done.out.splitlines()[0].rstrip() == f"{MODEL} on photos"
-    assert done.out.splitlines()[1].split("  ")[0] == "image"
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == ["photos: 2 images, LR by exact bicubic"]
+    assert done.stdout.splitlines()[0].rstrip() == f"{MODEL} on photos"
+    assert done.stdout.splitlines()[1].split("  ")[0] == "image"
     pairs = load_pairs([photos], 2)
     ours, plain = (evaluate(upscale, pairs) for upscale in (load(MODEL), lambda lr: bicubic(lr, 2)))
     expected = [*ours, mean_score(ours), mean_score(plain)]
-    for (name, figures), score in zip(rounded(done.out).items(), expected, strict=True):
+    for (name, figures), score in zip(rounded(done.stdout).items(), expected, strict=True):
         assert name in (score.name, "bicubic")
         assert figures == pytest.approx([getattr(score, figure) for figure in FIGURES], abs=6e-3)
 
 
 def test_json_is_exact(wdsr_edge: Command, photos: Path) -> None:
     done = wdsr_edge("evaluate", MODEL, photos, "--json")
-    document = json.loads(done.out)
+    document = json.loads(done.stdout)
     pairs = load_pairs([photos], 2)
     ours, plain = (evaluate(upscale, pairs) for upscale in (load(MODEL), lambda lr: bicubic(lr, 2)))
     assert document == {
@@ -73,9 +71,9 @@ def test_json_is_exact(wdsr_edge: Command, photos: Path) -> None:
 
 
 def test_csv_has_a_line_for_each_image(wdsr_edge: Command, photos: Path) -> None:
-    document = json.loads(wdsr_edge("evaluate", MODEL, photos, photos / "golden.png", "--json").out)
+    document = json.loads(wdsr_edge("evaluate", MODEL, photos, photos / "golden.png", "--json").stdout)
     done = wdsr_edge("evaluate", MODEL, photos, photos / "golden.png", "--csv")
-    rows = list(csv.DictReader(io.StringIO(done.out)))
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [(row["set"], row["image"]) for row in rows] == [
         ("photos", "golden"),
         ("photos", "odd"),
@@ -94,17 +92,17 @@ def test_csv_has_a_line_for_each_image(wdsr_edge: Command, photos: Path) -> None
 def test_a_checkpoint_is_evaluated_by_the_reference(wdsr_edge: Command, photos: Path) -> None:
     model = trained_like(ModelConfig("wdsr-a", 1, 8, 3, norm="batch"))
     save_checkpoint(model, "net.safetensors")
-    document = json.loads(wdsr_edge("evaluate", "net.safetensors", photos, "--json").out)
+    document = json.loads(wdsr_edge("evaluate", "net.safetensors", photos, "--json").stdout)
     assert document["photos"]["mean"] == asdict(mean_score(evaluate(reference(model), load_pairs([photos], 3))))
 
 
 def test_self_ensemble_is_the_mean_of_eight(wdsr_edge: Command, photos: Path) -> None:
     done = wdsr_edge("evaluate", MODEL, photos, "--self-ensemble")
-    assert done.out.splitlines()[0].rstrip() == f"{MODEL} on photos, self-ensemble"
-    document = json.loads(wdsr_edge("evaluate", MODEL, photos, "--self-ensemble", "--json").out)
+    assert done.stdout.splitlines()[0].rstrip() == f"{MODEL} on photos, self-ensemble"
+    document = json.loads(wdsr_edge("evaluate", MODEL, photos, "--self-ensemble", "--json").stdout)
     expected = mean_score(evaluate(self_ensemble(load(MODEL)), load_pairs([photos], 2)))
     assert document["photos"]["mean"] == asdict(expected)
-    alone = json.loads(wdsr_edge("evaluate", MODEL, photos, "--json").out)
+    alone = json.loads(wdsr_edge("evaluate", MODEL, photos, "--json").stdout)
     assert document["photos"]["mean"] != alone["photos"]["mean"]
     assert document["photos"]["bicubic"] == alone["photos"]["bicubic"]
 
@@ -117,7 +115,7 @@ def test_sets_are_found_by_name(wdsr_edge: Command, photos: Path, by: str, monke
     if by == "variable":
         monkeypatch.setenv("WDSR_EDGE_DATA", "data")
         place = []
-    assert list(json.loads(wdsr_edge("evaluate", MODEL, "set5", *place, "--json").out)) == ["set5"]
+    assert list(json.loads(wdsr_edge("evaluate", MODEL, "set5", *place, "--json").stdout)) == ["set5"]
     refused(wdsr_edge("evaluate", MODEL, "Set14", *place), "Set14", "data, which holds eval")
 
 
@@ -137,26 +135,26 @@ def test_lr_is_taken_from_the_layout(wdsr_edge: Command, layout: Layout) -> None
         Path("set", path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(Path("set", path))
     done = wdsr_edge("evaluate", MODEL, "set", "--json")
-    assert done.err.splitlines() == ["set: 1 image, LR from its files"]
+    assert done.stderr.splitlines() == ["set: 1 image, LR from its files"]
     (score,) = evaluate(lambda _: bicubic(bicubic(hr[::-1], 1 / 2), 2), load_pairs(["set"], 2))
-    assert json.loads(done.out)["set"]["bicubic"]["psnr_y"] == score.psnr_y < 20
+    assert json.loads(done.stdout)["set"]["bicubic"]["psnr_y"] == score.psnr_y < 20
 
 
 def test_images_too_small_for_a_figure_are_left_out(wdsr_edge: Command, photos: Path) -> None:
     Image.fromarray(samples.golden_frame()[:12, :12]).save("photos/tiny.png")
     done = wdsr_edge("evaluate", MODEL, photos, "--csv")
-    assert done.code == 0
-    assert "tiny" not in done.out
-    assert done.err.splitlines()[0] == "photos/tiny.png is smaller than 16 pixels a side: left out"
+    assert done.returncode == 0
+    assert "tiny" not in done.stdout
+    assert done.stderr.splitlines()[0] == "photos/tiny.png is smaller than 16 pixels a side: left out"
     refused_ = wdsr_edge("evaluate", MODEL, "photos/tiny.png")
-    assert (refused_.code, refused_.out) == (2, "")
-    assert refused_.err.splitlines()[-1] == "wdsr-edge: no image that is large enough in photos/tiny.png"
+    assert (refused_.returncode, refused_.stdout) == (2, "")
+    assert refused_.stderr.splitlines()[-1] == "wdsr-edge: no image that is large enough in photos/tiny.png"
 
 
 def test_perfect_images_are_infinitely_good(wdsr_edge: Command) -> None:
     """A flat picture has nothing to get wrong; JSON has no infinity."""
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save("black.png")
-    document = json.loads(wdsr_edge("evaluate", MODEL, "black.png", "--json").out)
+    document = json.loads(wdsr_edge("evaluate", MODEL, "black.png", "--json").stdout)
     assert document["black.png"]["bicubic"]["psnr_y"] == "inf"
     assert document["black.png"]["bicubic"]["ssim_y"] == pytest.approx(1)
 
@@ -167,8 +165,8 @@ def test_an_image_may_have_any_name(wdsr_edge: Command, name: str, form: list[st
     Path("set").mkdir()
     Image.fromarray(samples.golden_frame()).save(Path("set", name))
     done = wdsr_edge("evaluate", MODEL, "set", *form)
-    assert done.code == 0
-    assert name[:3] in done.out.replace('\\"', '"')
+    assert done.returncode == 0
+    assert name[:3] in done.stdout.replace('\\"', '"')
 
 
 @pytest.mark.parametrize(
@@ -203,6 +201,6 @@ def test_bad_input_is_one_line(wdsr_edge: Command, photos: Path, arguments: list
     save_checkpoint(trained_like(ModelConfig("wdsr-b", 1, 8, 2)), "net.safetensors")
     done = wdsr_edge("evaluate", *arguments)
     if "broken.png" in arguments[2:]:  # after the first set was done
-        assert done.err.startswith("photos: 2 images")
-        done = done._replace(err=done.err.partition("\n")[2])
+        assert done.stderr.startswith("photos: 2 images")
+        done = done._replace(stderr=done.stderr.partition("\n")[2])
     refused(done, *words)

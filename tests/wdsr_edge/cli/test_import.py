@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.command_line import refused, wdsr_edge
 from wdsr_edge.models import ModelConfig, build, load_checkpoint, load_model, save_checkpoint
 
 MODEL = "wdsr-b-3x32-x2"
-
-
-def wdsr_edge(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "wdsr_edge", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-
-
-def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """Exit code 2, one line on stderr with ``words``, nothing on stdout, no traceback."""
-    assert done.returncode == 2, done
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("wdsr-edge: ")
-    for word in words:
-        assert word in done.stderr
 
 
 @pytest.fixture

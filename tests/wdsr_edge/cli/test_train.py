@@ -8,18 +8,19 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.command_line import refused
 from tests.strategies import trained_like
+from tests.wdsr_edge.cli.conftest import Command
 from wdsr_edge import evaluation, samples, training
-from wdsr_edge.cli import main
 from wdsr_edge.config import ModelConfig
 from wdsr_edge.models import load_checkpoint, save_checkpoint
 from wdsr_edge.training import TrainConfig
@@ -27,50 +28,6 @@ from wdsr_edge.training import TrainConfig
 PHOTO = samples.PHOTOS / "rocket.jpg"
 NAME = "wdsr-b-1x8-x2"
 SMALL = ["--batch", "2", "--patch", "8", "--steps", "4"]
-
-
-class Done(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def wdsr_edge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """The real entry point in this process, in an empty folder, with a cache of its own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    for name in ("WDSR_EDGE_DATA", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    before = signal.getsignal(signal.SIGTERM)
-
-    def command(*arguments: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["wdsr-edge", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as ended:
-            return Done(int(ended.code or 0), *capsys.readouterr())
-        finally:
-            signal.signal(signal.SIGTERM, before)
-        raise AssertionError("main came back")
-
-    return command
-
-
-def refused(done: Done, *words: str) -> None:
-    """Exit code 2, one line on stderr with ``words``, nothing on stdout."""
-    assert done.code == 2, done
-    assert done.out == ""
-    assert done.err.count("\n") == 1, done.err
-    assert done.err.startswith("wdsr-edge: ")
-    for word in words:
-        assert word in done.err
 
 
 @dataclasses.dataclass
@@ -99,8 +56,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
 
 def test_a_run_makes_what_it_says(wdsr_edge: Command) -> None:
     done = wdsr_edge("train", NAME, "--data", samples.PHOTOS, "-o", "run", *SMALL, "--save-every", "3")
-    assert (done.code, done.out) == (0, "")
-    banner, first, second, last = done.err.splitlines()
+    assert (done.returncode, done.stdout) == (0, "")
+    banner, first, second, last = done.stderr.splitlines()
     assert banner == f"{NAME}, norm weight: 3 images, 4 steps on cpu, validated on 3 images, into run"
     assert first.startswith("step 3: loss ")
     assert second.startswith("step 4: loss ")
@@ -116,7 +73,7 @@ def test_json_is_the_log(wdsr_edge: Command) -> None:
     done = wdsr_edge(
         "train", NAME, "--data", PHOTO, "-o", "run", "--validation", PHOTO, *SMALL, "--validate-every", "2", "--json"
     )
-    document = json.loads(done.out)
+    document = json.loads(done.stdout)
     with open("run/log.csv", newline="") as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     assert [entry["step"] for entry in document] == [2, 4]
@@ -125,14 +82,14 @@ def test_json_is_the_log(wdsr_edge: Command) -> None:
 
 def test_the_same_command_goes_on_and_another_is_refused(wdsr_edge: Command) -> None:
     common = ["train", NAME, "--data", PHOTO, "--validation", PHOTO, "-o", "run", *SMALL]
-    assert wdsr_edge(*common).code == 0
+    assert wdsr_edge(*common).returncode == 0
     before = Path("run/last.safetensors").read_bytes()
     again = wdsr_edge(*common)
-    assert again.code == 0
-    assert again.err.count("\nstep 4: ") == 1
+    assert again.returncode == 0
+    assert again.stderr.count("\nstep 4: ") == 1
     other = wdsr_edge(*common, "--steps", "6")
-    assert other.code == 2
-    assert other.err.splitlines()[-1].startswith("wdsr-edge: run/state.pt belongs to another run")
+    assert other.returncode == 2
+    assert other.stderr.splitlines()[-1].startswith("wdsr-edge: run/state.pt belongs to another run")
     assert Path("run/last.safetensors").read_bytes() == before
 
 
@@ -141,8 +98,10 @@ def test_defaults_then_file_then_flags(wdsr_edge: Command, calls: list[Call]) ->
         f'model = "{NAME}"\ndata = "{PHOTO}"\noutput = "from-file"\nsteps = 7\nema = 0.5\nbatch = 3\npatch = 8\n'
         '[network]\nnorm = "batch"\nstd = 0.25\n'
     )
-    assert wdsr_edge("train", "--config", "run.toml").code == 0
-    assert wdsr_edge("train", "--config", "run.toml", "--steps", "9", "--norm", "none", "-o", "from-flag").code == 0
+    assert wdsr_edge("train", "--config", "run.toml").returncode == 0
+    assert (
+        wdsr_edge("train", "--config", "run.toml", "--steps", "9", "--norm", "none", "-o", "from-flag").returncode == 0
+    )
     from_file, from_flags = calls
     assert from_file.recipe == TrainConfig(steps=7, ema=0.5, batch=3, patch=8)
     assert from_flags.recipe == TrainConfig(steps=9, ema=0.5, batch=3, patch=8)
@@ -185,16 +144,16 @@ def test_every_option_of_the_recipe_is_a_flag_that_beats_the_file(wdsr_edge: Com
     usual = dataclasses.asdict(TrainConfig(learning_rate=0.5, workers=2))
     assert [name for name, value in usual.items() if FLAGS[name] == value] == []
     common = ["train", NAME, "--data", PHOTO, "-o", "run"]
-    assert wdsr_edge(*common, *flags(FLAGS)).code == 0
+    assert wdsr_edge(*common, *flags(FLAGS)).returncode == 0
     Path("run.toml").write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in usual.items()))
-    assert wdsr_edge(*common, "--config", "run.toml", *flags(FLAGS)).code == 0
+    assert wdsr_edge(*common, "--config", "run.toml", *flags(FLAGS)).returncode == 0
     assert calls[0].recipe == calls[1].recipe == TrainConfig(**FLAGS)
 
 
 @pytest.mark.parametrize("name", ["channels_last", "compile"])
 def test_a_switch_goes_both_ways(wdsr_edge: Command, calls: list[Call], name: str) -> None:
     for value in (True, False):
-        assert wdsr_edge("train", NAME, "--data", PHOTO, "-o", "run", *flags({name: value})).code == 0
+        assert wdsr_edge("train", NAME, "--data", PHOTO, "-o", "run", *flags({name: value})).returncode == 0
     assert [getattr(call.recipe, name) for call in calls] == [True, False]
 
 
@@ -204,7 +163,7 @@ def test_every_place_may_stand_in_the_file(wdsr_edge: Command, calls: list[Call]
         f'model = "{NAME}"\ndata = ["{PHOTO}", "{samples.PHOTOS}"]\nvalidation = "{PHOTO}"\noutput = "run"\n'
         'start = "net.safetensors"\nteacher = "wdsr-b-3x32-x2"\n'
     )
-    assert wdsr_edge("train", "--config", "run.toml").code == 0
+    assert wdsr_edge("train", "--config", "run.toml").returncode == 0
     (call,) = calls
     assert (len(call.pairs), len(call.validation)) == (4, 1)
     assert call.options["start"].config.name == NAME
@@ -214,17 +173,19 @@ def test_every_place_may_stand_in_the_file(wdsr_edge: Command, calls: list[Call]
 def test_a_start_says_what_the_name_does_not(wdsr_edge: Command, calls: list[Call]) -> None:
     config = ModelConfig("wdsr-b", 1, 8, 2, expansion=3, std=0.25)
     save_checkpoint(trained_like(config), "net.safetensors")
-    assert wdsr_edge("train", "wdsr-b-1x8-x3", "--data", PHOTO, "-o", "run", "--start", "net.safetensors").code == 0
+    assert (
+        wdsr_edge("train", "wdsr-b-1x8-x3", "--data", PHOTO, "-o", "run", "--start", "net.safetensors").returncode == 0
+    )
     assert calls[0].config == dataclasses.replace(config, scale=3)
 
 
 def test_fine_tuning_from_another_scale_with_a_teacher(wdsr_edge: Command) -> None:
     common = ["--data", PHOTO, "--validation", PHOTO, *SMALL]
-    assert wdsr_edge("train", NAME, *common, "-o", "x2").code == 0
+    assert wdsr_edge("train", NAME, *common, "-o", "x2").returncode == 0
     save_checkpoint(trained_like(ModelConfig("wdsr-a", 1, 12, 4)), "teacher.safetensors")
     more = ["--start", "x2/last.safetensors", "--teacher", "teacher.safetensors", "--norm", "none"]
     done = wdsr_edge("train", "wdsr-b-1x8-x4", *common, "-o", "x4", *more)
-    assert done.code == 0, done
+    assert done.returncode == 0, done
     assert load_checkpoint("x4/last.safetensors").config == ModelConfig("wdsr-b", 1, 8, 4, norm="none")
 
 
@@ -235,9 +196,9 @@ def test_div2k_brings_its_own_validation(wdsr_edge: Command, calls: list[Call]) 
         for i in range(count):
             Image.fromarray(samples.golden_frame()).save(folder / f"{split}{i}.png")
     common = ["train", NAME, "-o", "run", "--patch", "8"]
-    assert wdsr_edge(*common, "--data", "DIV2K").code == 0
-    assert wdsr_edge(*common, "--data", "DIV2K/DIV2K_train_HR").code == 0
-    assert wdsr_edge(*common, "--data", "DIV2K", "--validation", "DIV2K/DIV2K_train_HR").code == 0
+    assert wdsr_edge(*common, "--data", "DIV2K").returncode == 0
+    assert wdsr_edge(*common, "--data", "DIV2K/DIV2K_train_HR").returncode == 0
+    assert wdsr_edge(*common, "--data", "DIV2K", "--validation", "DIV2K/DIV2K_train_HR").returncode == 0
     names = [([pair.name for pair in call.pairs], [pair.name for pair in call.validation]) for call in calls]
     train, valid, photos = ["train0", "train1", "train2"], ["valid0", "valid1"], ["chelsea", "coffee", "rocket"]
     assert names == [(train, valid), (train, photos), (train, train)]
@@ -248,7 +209,9 @@ def test_a_set_is_found_by_its_name(wdsr_edge: Command, calls: list[Call], monke
         Path("sets", name).mkdir(parents=True)
         Image.fromarray(samples.golden_frame()).save(Path("sets", name, "image.png"))
     monkeypatch.setenv("WDSR_EDGE_DATA", "sets")
-    assert wdsr_edge("train", NAME, "--data", "t91", "--validation", "set5", "-o", "run", "--patch", "8").code == 0
+    assert (
+        wdsr_edge("train", NAME, "--data", "t91", "--validation", "set5", "-o", "run", "--patch", "8").returncode == 0
+    )
     assert (len(calls[0].pairs), len(calls[0].validation)) == (1, 1)
     refused(wdsr_edge("train", NAME, "--data", "T92", "-o", "run"), "T92", "T91, eval")
 
@@ -263,8 +226,8 @@ def test_bad_images_are_named_counted_and_left_out(wdsr_edge: Command) -> None:
         done = wdsr_edge(
             "train", NAME, "--data", "data", "--validation", validation, "-o", f"run-{validation.stem}", *SMALL
         )
-        assert done.code == 0
-        lines = done.err.splitlines()
+        assert done.returncode == 0
+        lines = done.stderr.splitlines()
         skipped = [line.split(" is ")[0].split(": cannot")[0] for line in lines if line.startswith("skipped: ")]
         assert sorted(set(skipped)) == [
             "skipped: data/[red]\\n.png",
@@ -277,9 +240,9 @@ def test_bad_images_are_named_counted_and_left_out(wdsr_edge: Command) -> None:
 
 def test_a_second_run_decodes_no_image(wdsr_edge: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     common = ["train", NAME, "--data", samples.PHOTOS, "--validation", PHOTO, *SMALL]
-    assert wdsr_edge(*common, "-o", "first").code == 0
+    assert wdsr_edge(*common, "-o", "first").returncode == 0
     monkeypatch.setattr(evaluation, "read_rgb", None)
-    assert wdsr_edge(*common, "-o", "second").code == 0
+    assert wdsr_edge(*common, "-o", "second").returncode == 0
     assert Path("first/last.safetensors").read_bytes() == Path("second/last.safetensors").read_bytes()
     with pytest.raises(TypeError):
         wdsr_edge(*common, "-o", "third", "--cache", "another")
@@ -289,8 +252,8 @@ def test_a_run_that_diverges_is_one_line(wdsr_edge: Command) -> None:
     Path("run.toml").write_text("[network]\nstd = 0.001\nres_scale = 1000.0\n")
     common = ["--data", PHOTO, "--validation", PHOTO, "-o", "run", *SMALL]
     done = wdsr_edge("train", "wdsr-b-40x8-x2", "--norm", "none", "--config", "run.toml", *common)
-    assert done.code == 2
-    assert done.err.splitlines()[1:] == [
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[1:] == [
         "wdsr-edge: the loss is not finite at step 0: train again with a lower learning rate, into another folder"
     ]
 
@@ -367,8 +330,8 @@ def test_a_folder_of_nothing_usable_names_every_file(wdsr_edge: Command) -> None
     Path("data").mkdir()
     Path("data/empty.png").touch()
     done = wdsr_edge("train", NAME, "--data", "data", "-o", "run")
-    assert done.code == 2
-    assert done.err.splitlines() == ["skipped: data/empty.png: is empty", "wdsr-edge: no usable image in data"]
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["skipped: data/empty.png: is empty", "wdsr-edge: no usable image in data"]
 
 
 def test_a_world_that_nobody_joins_is_refused(wdsr_edge: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -270,9 +270,9 @@ def test_bad_configs(tmp_path: Path, text: str) -> None:
 def test_huge_configs_are_refused_fast_and_without_memory(tmp_path: Path, arch: Any, size: tuple[int, int]) -> None:
     config = ModelConfig(arch, *size, 4)
     target = write(tmp_path / "model.safetensors", good_tensors(), config.to_dict())
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     refused(target, "parameters")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 64 << (20 if sys.platform == "darwin" else 10)
 

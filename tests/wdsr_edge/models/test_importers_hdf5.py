@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+from tests.foreign import refused
 from wdsr_edge import CheckpointError
 from wdsr_edge._errors import MissingExtraError
 from wdsr_edge.models import import_weights
@@ -36,17 +37,6 @@ def path(tmp_path: Path) -> Path:
             group[f"{name}/kernel:0"] = np.full(shape, 0.1, "f4")
             group[f"{name}/bias:0"] = np.zeros(shape[-1], "f4")
     return path
-
-
-def refused(path: Path, text: str) -> str:
-    """One line that begins with the path and says ``text``."""
-    with pytest.raises(CheckpointError, match=text) as caught:
-        import_weights(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ")
-    assert message.isprintable()
-    assert len(message) < len(str(path)) + 500
-    return message
 
 
 def test_the_good_one_is_taken(path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from wdsr_edge import CheckpointError
+from tests.foreign import refused
 from wdsr_edge.models import import_weights
 from wdsr_edge.models.importers import convolutions, state_dict
 
@@ -33,17 +33,6 @@ def plain(c: int = 8, wide: int = 24, low: int = 6, scale: int = 2, blocks: int 
     names = ["head", *(name for name in shapes if name.startswith("body")), "tail", "skip"]
     state = {f"{name}.weight": torch.full(shapes[name], 0.1) for name in names}
     return state | {f"{name}.bias": torch.zeros(shapes[name][0]) for name in names}
-
-
-def refused(path: Path, text: str) -> str:
-    """One line that begins with the path and says ``text``."""
-    with pytest.raises(CheckpointError, match=text) as caught:
-        import_weights(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ")
-    assert message.isprintable()
-    assert len(message) < len(str(path)) + 500
-    return message
 
 
 @pytest.fixture
