@@ -13,6 +13,7 @@ from wdsr_edge.loading import ZOO, find_bundle
 from wdsr_edge.samples import PHOTOS
 
 SET5 = {
+    "wdsr-b-1x32-x2": 36.50,
     "wdsr-b-3x32-x2": 37.30,
     "wdsr-b-3x32-x3": 33.20,
     "wdsr-b-3x32-x4": 30.80,
