@@ -1,0 +1,273 @@
+"""A folded network in which every convolution and every residual add can be quantised, in PyTorch.
+
+What is quantised is a tensor as one of its users sees it: an edge. A convolution has one, on its input; a residual add
+has one, on its identity. The edges of one tensor share its scale, as they share the Q in the ONNX graph, and carry the
+name of their user; tensors carry the names that they have in the deploy graph. What reads the picture itself (head and
+skip) has no edge: INT8 would round the picture to steps of more than a level.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from wdsr_edge._errors import ExportError
+from wdsr_edge.models import EDSR, WDSR, build, fold
+
+LEVELS = 127
+"""Symmetric INT8 uses -127 to 127: zero point 0, and no code that has no negative."""
+
+
+def round_through(x: Tensor) -> Tensor:
+    """``x.round()`` whose gradient is that of ``x`` (Bengio et al. 2013, arXiv:1308.3432)."""
+    return x + (x.round() - x).detach()
+
+
+def representable(scale: Tensor) -> Tensor:
+    """The positive FP16 number next to ``scale``, so that both mixes compute with the same one."""
+    return scale.clamp(torch.finfo(torch.float16).smallest_normal, 60000).half().float()
+
+
+def kernel_scales(kernel: Tensor, levels: int) -> Tensor:
+    """One scale for each output channel of ``kernel``, [O]: its largest weight has the code ``levels``."""
+    largest = kernel.abs().flatten(1).amax(1)
+    return representable(torch.where(largest > 0, largest, largest.max()) / levels)
+
+
+class Quantiser(nn.Module):
+    """Quantises one activation tensor: symmetric, one scale."""
+
+    def __init__(self, name: str, *, signed: bool) -> None:
+        super().__init__()
+        self.name = name
+        self.signed = signed
+        self.scale: Tensor = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiples of the scale."""
+        levels = (x / self.scale).clamp(-LEVELS if self.signed else 0, LEVELS)
+        return round_through(levels) * self.scale
+
+
+class Edge(nn.Module):
+    """A tensor as one user sees it: quantised if ``quantised``."""
+
+    def __init__(self, quantiser: Quantiser) -> None:
+        super().__init__()
+        self.quantiser = quantiser
+        self.quantised = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` as this user sees it."""
+        if not self.quantised:
+            return x
+        y: Tensor = self.quantiser(x)
+        return y
+
+
+class QuantConv(nn.Conv2d):
+    """A plain convolution whose kernel is quantised if ``quantised``: symmetric, one scale for each output channel."""
+
+    def __init__(self, conv: nn.Conv2d, levels: int) -> None:
+        height, width = conv.kernel_size
+        pads = (height // 2, width // 2)
+        super().__init__(conv.in_channels, conv.out_channels, (height, width), padding=pads, groups=conv.groups)
+        assert conv.bias is not None
+        assert self.bias is not None
+        self.weight = nn.Parameter(conv.weight.detach().clone(), requires_grad=False)
+        self.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False)
+        self.levels = levels
+        self.quantised = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution with its kernel quantised or not."""
+        weight = self.weight
+        if self.quantised:
+            scales = kernel_scales(weight.detach(), self.levels).view(-1, 1, 1, 1)
+            weight = round_through((weight / scales).clamp(-LEVELS, LEVELS)) * scales
+        return nn.functional.conv2d(x, weight, self.bias, padding=self.padding, groups=self.groups)
+
+    @torch.no_grad()
+    def divide_outputs(self, d: Tensor) -> None:
+        """Give output channel ``i`` divided by ``d[i]``."""
+        assert self.bias is not None
+        self.weight.div_(d.view(-1, 1, 1, 1))
+        self.bias.div_(d)
+
+    @torch.no_grad()
+    def expect_divided(self, d: Tensor) -> None:
+        """Give the same as before of an input whose channel ``i`` is divided by ``d[i]``."""
+        self.weight.view(self.groups, -1, *self.weight.shape[1:]).mul_(d.view(self.groups, 1, -1, 1, 1))
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that may be scaled without a change of the result: by ``1/d`` in who makes them, ``d`` in who reads."""
+
+    producers: tuple[str, ...]
+    """Convolutions whose output channels these are."""
+    consumers: tuple[str, ...]
+    """Convolutions whose input channels these are."""
+
+
+class Network(nn.Module):
+    """``model``, folded, with edges to quantise; float32 NCHW RGB in [0, 1] in and out, nothing quantised at first."""
+
+    def __init__(self, model: EDSR | WDSR, *, kernel_levels: int = LEVELS) -> None:
+        """``kernel_levels``: the largest code of a kernel, 127 for 8 bits."""
+        super().__init__()
+        folded = fold(model)
+        self.config = folded.config
+        self.kernel_levels = kernel_levels
+        self.traced = fx.GraphModule(folded, fx.Tracer().trace(folded))
+        nodes = list(self.traced.graph.nodes)
+        self.convs: Mapping[str, QuantConv] = {
+            str(node.target): self._make_quantisable(str(node.target)) for node in nodes if self._is_conv(node)
+        }
+        self.tensors: dict[str, Quantiser] = {}
+        self.edges: dict[str, Edge] = {}
+        self.groups = tuple(self._channel_groups(nodes))
+        for node in nodes:
+            read = 0 if self._is_conv(node) else _identity_of(node)
+            if read is not None and any(map(self._is_conv, _ancestors(node))):
+                self._insert_edge(node, read)
+        self.traced.recompile()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """RGB in [0, 1]; the output is not clipped."""
+        y: Tensor = self.traced(x)
+        return y
+
+    @property
+    def scales(self) -> Mapping[str, float]:
+        """The scale of each tensor."""
+        return {name: float(quantiser.scale) for name, quantiser in self.tensors.items()}
+
+    def plain(self) -> EDSR | WDSR:
+        """The network as it is now, equalised and learned, as a plain model of float kernels."""
+        model = build(self.config).eval().requires_grad_(False)
+        for name, conv in self.convs.items():
+            plain = model.get_submodule(name)
+            assert isinstance(plain, nn.Conv2d)
+            assert plain.bias is not None
+            assert conv.bias is not None
+            plain.weight.copy_(conv.weight)
+            plain.bias.copy_(conv.bias)
+        return model
+
+    @property
+    def quantisable(self) -> tuple[str, ...]:
+        """The convolutions that can be quantised."""
+        return tuple(name for name in self.edges if name in self.convs)
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """The residual adds."""
+        return tuple(name for name in self.edges if name not in self.convs)
+
+    def place(self, convs: Iterable[str], identities: Iterable[str] = ()) -> None:
+        """Quantise these convolutions (kernel and input) and these identities, and nothing else."""
+        convs, identities = set(convs), set(identities)
+        assert convs <= set(self.quantisable), convs
+        assert identities <= set(self.identities), identities
+        for name, edge in self.edges.items():
+            edge.quantised = name in convs or name in identities
+        for name, conv in self.convs.items():
+            conv.quantised = name in convs
+
+    @contextmanager
+    def watching(self) -> Iterator[dict[str, Tensor]]:
+        """A dict that gets each tensor in front of an edge, by name, whenever the network computes."""
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str) -> object:
+            return lambda module, inputs: seen.__setitem__(name, inputs[0].detach())
+
+        hooks = [edge.register_forward_pre_hook(keep(edge.quantiser.name)) for edge in self.edges.values()]  # type: ignore[arg-type]
+        try:
+            yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _is_conv(self, node: fx.Node) -> bool:
+        return node.op == "call_module" and isinstance(self.traced.get_submodule(str(node.target)), nn.Conv2d)
+
+    def _make_quantisable(self, name: str) -> QuantConv:
+        conv = self.traced.get_submodule(name)
+        assert isinstance(conv, nn.Conv2d)
+        made = QuantConv(conv, self.kernel_levels)
+        self.traced.set_submodule(name, made)
+        return made
+
+    def _insert_edge(self, node: fx.Node, index: int) -> None:
+        source = node.args[index]
+        assert isinstance(source, fx.Node)
+        tensor, user = _name(source), _name(node)
+        if tensor not in self.tensors:
+            self.tensors[tensor] = Quantiser(tensor, signed=not self._is_relu(source))
+        self.edges[user] = Edge(self.tensors[tensor])
+        module = f"edge_{len(self.edges)}"
+        self.traced.add_submodule(module, self.edges[user])
+        with self.traced.graph.inserting_before(node):
+            seen = self.traced.graph.call_module(module, (source,))
+        node.update_arg(index, seen)
+
+    def _is_relu(self, node: fx.Node) -> bool:
+        return node.op == "call_module" and isinstance(self.traced.get_submodule(str(node.target)), nn.ReLU)
+
+    def _channel_groups(self, nodes: list[fx.Node]) -> Iterator[ChannelGroup]:
+        """Tensors joined by ReLUs and adds have their channels in common, and so have who makes and who reads them."""
+        group = {node: {node} for node in nodes}
+        for node in nodes:
+            joined = (
+                _operands(node) if node.target is operator.add else node.all_input_nodes if self._is_relu(node) else []
+            )
+            for source in joined:
+                union = group[node] | group[source]
+                group.update(dict.fromkeys(union, union))
+        for members in {id(union): union for union in group.values()}.values():
+            users = {user for member in members for user in member.users} - members
+            makers = {member for member in members if not (member.target is operator.add or self._is_relu(member))}
+            if users and all(map(self._is_conv, users | makers)):
+                order = [node for node in nodes if node in users | makers]
+                yield ChannelGroup(
+                    tuple(_name(node) for node in order if node in makers),
+                    tuple(_name(node) for node in order if node in users),
+                )
+
+
+def _operands(node: fx.Node) -> list[fx.Node]:
+    return [arg for arg in node.args if isinstance(arg, fx.Node)]
+
+
+def _identity_of(node: fx.Node) -> int | None:
+    """Which operand of a residual add is the identity: the one that the other was computed from."""
+    if node.target is not operator.add or len(_operands(node)) != 2:
+        return None
+    first, second = _operands(node)
+    if first in _ancestors(second):
+        return 0
+    return 1 if second in _ancestors(first) else None
+
+
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    found, ahead = set(), list(node.all_input_nodes)
+    while ahead:
+        source = ahead.pop()
+        if source not in found:
+            found.add(source)
+            ahead.extend(source.all_input_nodes)
+    return found
+
+
+def _name(node: fx.Node) -> str:
+    """The name of a node's result in the deploy graph."""
+    if node.op not in ("call_module", "call_function"):
+        raise ExportError(f"{node.name} in the model's forward method cannot be quantised")
+    return str(node.target) if node.op == "call_module" else node.name
