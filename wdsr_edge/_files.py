@@ -1,16 +1,18 @@
-"""Writing so that an interrupted run leaves the old file or none."""
+"""Writing so that an interrupted run leaves the old file or none, and reading TOML."""
 
 from __future__ import annotations
 
 import glob
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from ._errors import InputError
+from ._errors import InputError, require
 
 
 @contextmanager
@@ -57,6 +59,18 @@ def check_folder(path: Path) -> None:
     if "\0" in str(path):
         raise InputError(f"{str(path)[:100]!r} is no name for a folder: choose another")
     shutil.rmtree(_scratch(path, ".check.", path))
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A TOML file's table; InputError if it cannot be read."""
+    toml = require("tomllib" if sys.version_info >= (3, 11) else "tomli", "train")
+    try:
+        values: dict[str, Any] = toml.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid TOML ({error})") from error
+    return values
 
 
 def _scratch(folder: Path, prefix: str, what: Path) -> Path:

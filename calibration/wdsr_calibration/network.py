@@ -161,6 +161,11 @@ class Network(nn.Module):
         return model
 
     @property
+    def macs(self) -> Mapping[str, int]:
+        """Multiply-accumulates of each convolution for each LR pixel."""
+        return {name: shape.macs for name, shape in zip(self.convs, self.config.convs, strict=True)}
+
+    @property
     def quantisable(self) -> tuple[str, ...]:
         """The convolutions that can be quantised."""
         return tuple(name for name in self.edges if name in self.convs)

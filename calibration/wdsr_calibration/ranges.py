@@ -95,7 +95,8 @@ def _mse(histogram: Histogram) -> float:
         rounded = np.round(np.minimum(values, reach) / scale) * scale
         return float((histogram.counts * (values - rounded) ** 2).sum())
 
-    return min((histogram.largest * share for share in np.linspace(0.1, 1, 181).tolist()), key=error)
+    reaches: list[float] = (histogram.largest * np.linspace(0.1, 1, 181)).tolist()
+    return min(reaches, key=error)
 
 
 def _entropy(histogram: Histogram) -> float:

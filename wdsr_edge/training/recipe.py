@@ -6,13 +6,12 @@ import dataclasses
 import difflib
 import math
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
-from .._errors import InputError, require
+from .._errors import InputError
+from .._files import read_toml
 from ..config import ModelConfig
 
 Schedule = Literal["step", "cosine"]
@@ -131,13 +130,7 @@ PLACES = ("model", "data", "validation", "output", "start", "teacher", "cache", 
 
 def read_run_file(path: str | os.PathLike[str]) -> RunFile:
     """The options in a TOML file; InputError names what it does not know."""
-    toml = require("tomllib" if sys.version_info >= (3, 11) else "tomli", "train")
-    try:
-        values = toml.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid TOML ({error})") from error
+    values = read_toml(path)
     recipe = {field.name for field in dataclasses.fields(TrainConfig)}
     network = {field.name for field in dataclasses.fields(ModelConfig)} - {"arch", "blocks", "channels", "scale"}
     table = values.pop("network", {})
