@@ -1,3 +1,28 @@
-"""INT8 calibration. Not built yet in this version."""
+"""INT8: calibration sets, ranges, rounding and the budget search; and the INT8 and FP16 graphs. Needs ``export``."""
 
-__all__: list[str] = []
+from wdsr_edge._errors import require
+
+require("torch", "export")
+require("onnx_ir", "export")
+
+from .calibrate import Calibration, CalibrationConfig, calibrate  # noqa: E402
+from .float16 import to_float16  # noqa: E402
+from .placement import Placement  # noqa: E402
+from .qdq import Form, insert_qdq  # noqa: E402
+from .rounding import RoundingConfig  # noqa: E402
+from .samples import CalibrationSet, SampleConfig, sample_folders, sample_manifest  # noqa: E402
+
+__all__ = [
+    "Calibration",
+    "CalibrationConfig",
+    "CalibrationSet",
+    "Form",
+    "Placement",
+    "RoundingConfig",
+    "SampleConfig",
+    "calibrate",
+    "insert_qdq",
+    "sample_folders",
+    "sample_manifest",
+    "to_float16",
+]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from wdsr_edge._errors import InputError
+from wdsr_edge.config import ModelConfig
 from wdsr_edge.models import EDSR, WDSR, fold
 from wdsr_edge.models.reference import to_tensor
 
@@ -75,6 +76,11 @@ class Calibration:
     """Drop against INT8 share."""
     sensitivity: Mapping[str, float]
     """Drop with one convolution or identity alone in INT8."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The network's config, norms folded."""
+        return self.model.config
 
 
 def calibrate(
