@@ -18,7 +18,7 @@ from PIL import Image
 
 from wdsr_edge._version import __version__
 from wdsr_edge.backends import open_session, resolve
-from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, WEIGHTS, Bundle, check_target, onnx_name, write_bundle
+from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, WEIGHTS, Bundle, Precision, check_target, onnx_name, write_bundle
 from wdsr_edge.images import Rgb
 from wdsr_edge.models import EDSR, WDSR, fold, reference, save_checkpoint
 from wdsr_edge.samples import frame_of_size, golden_frame
@@ -39,8 +39,8 @@ class Deployment:
     """The bundle it wrote; None if a precision failed its gate."""
     backend: str
     """The engine that ran the graphs."""
-    parity: Parity
-    """FP32 graph against the PyTorch reference."""
+    parity: Mapping[Precision, Parity]
+    """Each graph against the PyTorch reference, up to the first that failed."""
     latency: Mapping[tuple[int, int], Latency]
     """LR height and width to host-to-host latency."""
     savings: Sequence[Saving]
@@ -69,35 +69,46 @@ def deploy(
         scratch = Path(folder)
         savings = export_onnx(model, scratch / onnx_name("fp32"))
         export_onnx(model, scratch / onnx_name("fp32", "float32"), io="float32")
+        half = export_onnx(model, scratch / onnx_name("fp16"), precision="fp16", frames=frames)[-1]
         save_checkpoint(model, scratch / WEIGHTS)
         files = {path.name: path.read_bytes() for path in scratch.iterdir()}
-    floats = files[onnx_name("fp32", "float32")]
-    with SuperResolver(
-        open_session(backend, files[onnx_name("fp32")]),
-        model.config,
-        open_float_session=lambda: open_session(backend, floats),
-        backend=backend,
-    ) as sr:
-        on_stage("verify")
-        parity = check_parity(model, sr, frames, "fp32")
-        if not parity.passed:
-            return Deployment(None, backend, parity, {}, savings)
-        on_stage("benchmark")
+
+    def opened(precision: Precision) -> SuperResolver:
+        floats = partial(open_session, backend, files[onnx_name("fp32", "float32")])
+        session = open_session(backend, files[onnx_name(precision)])
+        return SuperResolver(session, model.config, open_float_session=floats, backend=backend, precision=precision)
+
+    on_stage("verify")
+    parity: dict[Precision, Parity] = {}
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    for precision in precisions:
+        with opened(precision) as sr:
+            parity[precision] = check_parity(model, sr, frames, precision)
+        if not parity[precision].passed:
+            return Deployment(None, backend, parity, {}, [*savings, half])
+    on_stage("benchmark")
+    with opened("fp32") as sr:
         latency = {size: measure(partial(sr, frame_of_size(*size)), seconds=seconds) for size in sizes}
     on_stage("write")
     lr = golden_frame()
     files |= {GOLDEN_LR: _png(lr), GOLDEN_SR: _png(reference(model)(lr))}
-    total = parity.total._asdict()
-    if math.isinf(parity.total.psnr_db):
-        total["psnr_db"] = None  # equal images: JSON has no infinity
     manifest = {
         **(details or {}),
         "weights_sha256": weights_hash(fold(model)),
-        "parity": {"fp32": {"against": "PyTorch reference", "images": sorted(frames), **total}},
+        "parity": {precision: _entry(found, frames) for precision, found in parity.items()},
         "calibration": None,
         "versions": {"wdsr-edge": __version__, "torch": str(torch.__version__), "onnx": onnx.__version__},
     }
-    return Deployment(write_bundle(output, model.config, files, manifest), backend, parity, latency, savings)
+    bundle = write_bundle(output, model.config, files, manifest)
+    return Deployment(bundle, backend, parity, latency, [*savings, half])
+
+
+def _entry(parity: Parity, frames: Mapping[str, Rgb]) -> dict[str, Any]:
+    """A precision's parity for the manifest; JSON has no infinity, so equal images have null dB."""
+    total = parity.total._asdict()
+    if math.isinf(parity.total.psnr_db):
+        total["psnr_db"] = None
+    return {"against": "PyTorch reference", "images": sorted(frames), **total}
 
 
 def _png(image: Rgb) -> bytes:

@@ -40,7 +40,7 @@ def to_safe_float16(model: ir.Model, frames: Mapping[str, Rgb]) -> Mapping[str, 
     for frame, found in _largest(model, crops).items():
         for name, reach in found.items():
             if not np.isfinite(reach):
-                raise ExportError(f"{name} overflows in FP16 on {frame}: deploy this network in FP32")
+                raise ExportError(f"{name} overflows in FP16 on {frame}, and in FP32 it does not: please report this")
     return kept
 
 

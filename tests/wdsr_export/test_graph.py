@@ -374,9 +374,8 @@ def test_an_unfoldable_model_is_refused(model: nn.Module, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"precision": "fp16"}, "fp32"),
-        ({"precision": "int8"}, "fp32"),
-        ({"precision": "double"}, "fp32"),
+        ({"precision": "int8"}, "wdsr_calibration.calibrate"),
+        ({"precision": "double"}, "fp32, fp16, int8"),
         ({"io": "float16"}, "uint8 or float32"),
         ({"io": None}, "uint8 or float32"),
     ],

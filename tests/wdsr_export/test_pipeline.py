@@ -56,7 +56,7 @@ MODELS = {
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_it_writes_a_bundle_that_runs(model: EDSR | WDSR, tmp_path: Path) -> None:
     done = quick(model, tmp_path / "bundle")
-    assert done.parity.passed
+    assert {precision: found.passed for precision, found in done.parity.items()} == {"fp32": True, "fp16": True}
     assert done.bundle is not None
     assert done.bundle.config == model.config
     assert done.latency.keys() == set(SIZES)
@@ -81,8 +81,8 @@ def test_the_golden_pair_verifies(tmp_path: Path) -> None:
     lr, sr = bundle.golden()
     np.testing.assert_array_equal(lr, golden_frame())
     np.testing.assert_array_equal(sr, reference(model)(lr))
-    (parity,) = verify(load_model(tmp_path / "bundle"), tmp_path / "bundle", {"golden": lr})
-    assert parity.passed
+    found = verify(load_model(tmp_path / "bundle"), tmp_path / "bundle", {"golden": lr})
+    assert [(parity.precision, parity.passed) for parity in found] == [("fp32", True), ("fp16", True)]
 
 
 def test_the_manifest_says_how_it_was_made(tmp_path: Path) -> None:
@@ -99,8 +99,9 @@ def test_the_manifest_says_how_it_was_made(tmp_path: Path) -> None:
     assert manifest["versions"].keys() == {"wdsr-edge", "torch", "onnx"}
     parity = manifest["parity"]["fp32"]
     assert parity["images"] == ["coffee", "cup"]
-    assert parity["max_levels"] == done.parity.total.max_levels
-    names = {"fp32.onnx", "fp32-float.onnx", WEIGHTS, GOLDEN_LR, GOLDEN_SR}
+    assert parity["max_levels"] == done.parity["fp32"].total.max_levels
+    assert manifest["parity"]["fp16"]["psnr_db"] == done.parity["fp16"].total.psnr_db >= 50
+    names = {"fp32.onnx", "fp32-float.onnx", "fp16.onnx", WEIGHTS, GOLDEN_LR, GOLDEN_SR}
     assert manifest["files"].keys() == names
     assert contents(tmp_path / "bundle").keys() == {*names, MANIFEST}
     for name, digest in manifest["files"].items():
@@ -172,8 +173,8 @@ def test_failing_parity_writes_nothing_and_says_why(old: bool, tmp_path: Path, m
     stages: list[str] = []
     done = quick(small(), tmp_path / "bundle", on_stage=stages.append)
     assert done.bundle is None
-    assert not done.parity.passed
-    assert done.parity.diagnosis.startswith("red and blue swapped on output: ")
+    assert not done.parity["fp32"].passed
+    assert done.parity["fp32"].diagnosis.startswith("red and blue swapped on output: ")
     assert done.latency == {}
     assert stages == ["fold and export", "verify"]
     assert contents(tmp_path) == before

@@ -51,7 +51,6 @@ def run(
             bar.update(task, description=stage, advance=1)
 
         found = deploy(network, target, frames, sizes=sizes, seconds=seconds, details=details, on_stage=on_stage)
-    parity = found.parity
     if json:
         latency = [{"height": h, "width": w, **dataclasses.asdict(timed)} for (h, w), timed in found.latency.items()]
         print_json(
@@ -59,30 +58,37 @@ def run(
                 "model": network.config.name,
                 "bundle": None if found.bundle is None else str(found.bundle.path),
                 "backend": found.backend,
-                "parity": {"fp32": {"passed": parity.passed, "diagnosis": parity.diagnosis, **parity.total._asdict()}},
+                "parity": {
+                    precision: {"passed": parity.passed, "diagnosis": parity.diagnosis, **parity.total._asdict()}
+                    for precision, parity in found.parity.items()
+                },
                 "latency": {"fp32": latency},
                 "passes": [saving._asdict() for saving in found.savings],
-                "not_built_yet": ["fp16", "int8", "tensorrt"],
+                "not_built_yet": ["int8", "tensorrt"],
             }
         )
     else:
         _print_report(network.config, found)
     if found.bundle is None:
-        say(f"parity failed, nothing was written: {parity.diagnosis}")
+        failed = next(parity for parity in found.parity.values() if not parity.passed)
+        say(f"parity of {failed.precision} failed, nothing was written: {failed.diagnosis}")
         raise typer.Exit(1)
     say(f"wrote {found.bundle.path}")
 
 
 def _print_report(config: ModelConfig, found: Deployment) -> None:
-    total = found.parity.total
-    figures = [("PSNR to PyTorch", decibels(total.psnr_db)), ("largest difference", count(total.max_levels, "level"))]
+    totals = [parity.total for parity in found.parity.values()]
+    rows = [
+        ("PSNR to PyTorch", *(decibels(total.psnr_db) for total in totals)),
+        ("largest difference", *(count(total.max_levels, "level") for total in totals)),
+    ]
     for (h, w), latency in found.latency.items():
-        figures.append((f"{w}x{h}, p50 (p99) ms", f"{latency.p50_ms:.1f} ({latency.p99_ms:.1f})"))
-    rows = [(what, figure, *["not built yet"] * 3) for what, figure in figures]
+        rows.append((f"{w}x{h}, p50 (p99) ms", f"{latency.p50_ms:.1f} ({latency.p99_ms:.1f})", "for GPUs"))
+    missing = ["not built yet", "not built yet"]
     title = (
         f"{config.name}: {config.parameters:,} parameters, {config.macs:,} MACs/LR pixel, {found.backend} on the CPU"
     )
-    print_table(title, ("", "FP32", "FP16", "INT8", "TensorRT"), rows)
+    print_table(title, ("", "FP32", "FP16", "INT8", "TensorRT"), [(*row, *missing) for row in rows])
 
 
 def _read_card(path: Path) -> dict[str, Any]:

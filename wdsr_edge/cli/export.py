@@ -16,6 +16,7 @@ def run(
     model: ModelArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")],
     io: Annotated[str, typer.Option(help="uint8 (NHWC frames) or float32 (NCHW in [0, 1], for embedding).")] = "uint8",
+    precision: Annotated[str, typer.Option(help="fp32 or fp16; wdsr-edge calibrate makes INT8.")] = "fp32",
     size: Annotated[str, typer.Option(help="Fix the LR frame to WIDTHxHEIGHT; default: any size.")] = "",
     json: JsonFlag = False,
 ) -> None:
@@ -26,7 +27,10 @@ def run(
 
     if io not in ("uint8", "float32"):
         raise InputError(f"--io must be uint8 or float32, got {io!r}")
-    savings = export_onnx(load_model(model), output, io=io, size=parse_size(size) if size else None)  # type: ignore[arg-type]
+    if precision not in ("fp32", "fp16"):
+        raise InputError(f"--precision must be fp32 or fp16, got {precision!r}")
+    fixed = parse_size(size) if size else None
+    savings = export_onnx(load_model(model), output, precision=precision, io=io, size=fixed)  # type: ignore[arg-type]
     if json:
         print_json({"output": str(output), "passes": [saving._asdict() for saving in savings]})
         return
