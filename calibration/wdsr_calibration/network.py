@@ -237,14 +237,11 @@ class Network(nn.Module):
                 union = group[node] | group[source]
                 group.update(dict.fromkeys(union, union))
         for members in {id(union): union for union in group.values()}.values():
-            users = {user for member in members for user in member.users} - members
-            makers = {member for member in members if not (member.target is operator.add or self._is_relu(member))}
+            passing = {node for node in members if node.target is operator.add or self._is_relu(node)}
+            makers, users = members - passing, {user for node in members for user in node.users} - passing
             if users and all(map(self._is_conv, users | makers)):
-                order = [node for node in nodes if node in users | makers]
-                yield ChannelGroup(
-                    tuple(_name(node) for node in order if node in makers),
-                    tuple(_name(node) for node in order if node in users),
-                )
+                made, read = ([_name(node) for node in nodes if node in part] for part in (makers, users))
+                yield ChannelGroup(tuple(made), tuple(read))
 
 
 def _operands(node: fx.Node) -> list[fx.Node]:
