@@ -61,7 +61,12 @@ def check_contents(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"wdsr_edge", "wdsr_export", "wdsr_calibration"}, f"top-level packages of the wheel: {tops}"
-    for name in ("wdsr_edge/py.typed", f"wdsr_edge/zoo/{MODEL}/manifest.json", "wdsr_edge/photos/coffee.png"):
+    for name in (
+        "wdsr_edge/py.typed",
+        f"wdsr_edge/zoo/{MODEL}/manifest.json",
+        "wdsr_edge/photos/coffee.png",
+        "wdsr_calibration/manifests/div2k.toml",
+    ):
         assert name in names, f"the wheel lacks {name}"
     size = wheel.stat().st_size
     assert size < 8 << 20, f"the wheel is {size} bytes"
