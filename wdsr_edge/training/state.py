@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,9 @@ def save_state(path: Path, identity: Identity, parts: Mapping[str, Stateful], pr
 def restore_state(path: Path, identity: Identity, parts: Mapping[str, Stateful]) -> Progress:
     """Load the state in ``path`` into ``parts``. InputError if it is of another run, CheckpointError if damaged."""
     try:
+        with zipfile.ZipFile(path) as packed:
+            if (entry := packed.testzip()) is not None:  # torch.load does not compare checksums
+                raise ValueError(f"checksum of {entry}")
         state = torch.load(path, weights_only=True, map_location="cpu")
         stored = state["identity"]
         for name in sorted(stored.keys() | identity.keys()):

@@ -323,16 +323,19 @@ def test_a_state_cut_anywhere_is_damaged(
 
 
 @given(data=st.data())
-def test_a_state_with_a_wrong_byte_gives_no_other_error(
+def test_a_state_with_a_wrong_byte_gives_no_other_error_and_no_other_weights(
     straight: Path, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    known = torch.load(straight / "state.pt", weights_only=True)["identity"]
+    state = torch.load(straight / "state.pt", weights_only=True)
+    known, model = state["identity"], build(CONFIG)
     broken = bytearray((straight / "state.pt").read_bytes())
     broken[data.draw(st.integers(0, len(broken) - 1))] ^= data.draw(st.integers(1, 255))
     path = tmp_path_factory.mktemp("state") / "state.pt"
     path.write_bytes(broken)
     with suppress(CheckpointError, InputError):
-        restore_state(path, known, {"model": build(CONFIG)})
+        restore_state(path, known, {"model": model})
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, state["model"][name])
 
 
 def test_what_a_killed_run_left_half_written_is_removed(
