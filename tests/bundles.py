@@ -20,7 +20,7 @@ from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, MANIFEST, WEIGHTS
 from wdsr_edge.models import ModelConfig
 
 CONFIG = ModelConfig("wdsr-b", 1, 2, 2)
-FILES = ("fp32.onnx", "fp32-float.onnx", WEIGHTS, GOLDEN_LR, GOLDEN_SR)
+FILES = ("fp32.onnx", "fp32-float.onnx", "fp16.onnx", WEIGHTS, GOLDEN_LR, GOLDEN_SR)
 REUSED = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 Manifest = dict[str, Any]
 

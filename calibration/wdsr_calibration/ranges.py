@@ -116,11 +116,9 @@ def _entropy(histogram: Histogram) -> float:
         members = np.bincount(bins, weights=used, minlength=LEVELS + 1)
         quantised = np.where(used, (sums / np.maximum(members, 1))[bins], 0)
         real[-1] += coarse[stop:].sum()
-        if not quantised[-1] and real[-1]:
-            continue
         p, q = real / real.sum(), quantised / quantised.sum()
         both = p > 0
-        divergence = float((p[both] * np.log(p[both] / np.maximum(q[both], 1e-30))).sum())
+        divergence = float((p[both] * np.log(p[both] / np.maximum(q[both], 1e-9))).sum())
         if divergence < least:
             best, least = stop, divergence
     return histogram.largest * best / len(coarse)

@@ -31,7 +31,7 @@ def test_a_good_bundle(good: Path) -> None:
     bundle = Bundle.load(good)
     assert bundle.config == CONFIG
     assert bundle.name == "wdsr-b-1x2-x2"
-    assert bundle.precisions == ("fp32",)
+    assert bundle.precisions == ("fp32", "fp16")
     assert set(bundle.manifest["files"]) == set(FILES)
     lr, sr = bundle.golden()
     with wdsr_edge.load(good) as upscale:

@@ -34,7 +34,6 @@ def test_a_zoo_folder(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: P
 @pytest.mark.parametrize(
     "options",
     [
-        {"precision": "fp16"},
         {"precision": "int8"},
         {"precision": "half"},
         {"precision": None},
