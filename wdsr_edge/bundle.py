@@ -4,6 +4,9 @@
     weights.safetensors  the checkpoint, for the PyTorch reference
     fp32.onnx            the deploy graph: uint8 NHWC in and out
     fp32-float.onnx      the float variant, for 16-bit images
+    fp16.onnx            the deploy graph in FP16, for GPUs
+    int8.onnx            in INT8 and FP16, for TensorRT, and int8-cpu.onnx, in INT8 and FP32, for CPUs
+    calibration.json     how INT8 was placed: what each layer costs, and drop against INT8 share
     golden/lr.png        a small frame, and golden/sr.png, what the PyTorch reference makes of it
 
 A bundle from elsewhere is hostile until it is checked: names, sizes, hashes, and each graph's operators and contract.
@@ -21,7 +24,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +35,8 @@ from .config import ModelConfig
 from .onnx_reader import OnnxSummary, read_onnx
 
 Precision = Literal["fp32", "fp16", "int8"]
+Graph = Literal["fp32", "fp16", "int8", "int8-cpu"]
+"""What a bundle has a uint8 graph of, most exact first: INT8 has one form for TensorRT and one for CPUs."""
 Io = Literal["uint8", "float32"]
 
 FORMAT_VERSION = 1
@@ -46,9 +51,9 @@ _RESERVED = frozenset({"format_version", "name", "config", "files"})
 _LARGEST_MANIFEST, _LARGEST_FILE, _LARGEST_GOLDEN = 1 << 20, 1 << 28, 1 << 22
 
 
-def onnx_name(precision: Precision, io: Io = "uint8") -> str:
+def onnx_name(graph: Graph, io: Io = "uint8") -> str:
     """File name of a graph inside a bundle."""
-    return f"{precision}.onnx" if io == "uint8" else f"{precision}-float.onnx"
+    return f"{graph}.onnx" if io == "uint8" else f"{graph}-float.onnx"
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,14 @@ class Bundle:
         return self.config.name
 
     @property
-    def precisions(self) -> tuple[Precision, ...]:
-        """Precisions it holds a uint8 graph for, most exact first."""
-        files = self.manifest["files"]
-        return tuple(precision for precision in ("fp32", "fp16", "int8") if onnx_name(precision) in files)
+    def graphs(self) -> tuple[Graph, ...]:
+        """The uint8 graphs it holds, most exact first."""
+        return tuple(graph for graph in get_args(Graph) if self.has(onnx_name(graph)))
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What ``write_bundle`` was given to note: how it was trained, measured and calibrated."""
+        return {key: value for key, value in self.manifest.items() if key not in _RESERVED}
 
     def has(self, name: str) -> bool:
         """Whether the manifest lists file ``name``."""
@@ -105,9 +114,9 @@ class Bundle:
             raise BundleError(f"{self.path}: {name} does not match its sha256: copy or build the bundle again")
         return data
 
-    def onnx(self, precision: Precision, io: Io = "uint8") -> bytes:
+    def onnx(self, graph: Graph, io: Io = "uint8") -> bytes:
         """A graph of the bundle, hash and contract checked."""
-        name = onnx_name(precision, io)
+        name = onnx_name(graph, io)
         data = self.read(name)
         self._check_graph(name, data)
         return data

@@ -109,7 +109,7 @@ def _providers() -> dict[str, str]:
 
 def _advice(report: dict[str, Any]) -> list[str]:
     advice = []
-    if report["engines"]["onnxruntime"] is None:
+    if not any(report["engines"][backend] for backend in BUILT):
         advice.append("no engine that this version can use: pip install 'wdsr-edge[onnxruntime]'")
     if report["gpus"] or "jetson" in (report["board"] or "").lower():
         advice.append(f"a GPU is here, but this version runs {', '.join(BUILT)} on the CPU only")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from .bundle import Precision
+from ._errors import BundleError
+from .bundle import Graph
 from .metrics import Difference
 
 
@@ -27,4 +29,22 @@ class Gate:
         )
 
 
-GATES: Mapping[Precision, Gate] = {"fp32": Gate(60.0, 1, 0.001), "fp16": Gate(50.0, 255, 1.0)}
+GATES: Mapping[Graph, Gate] = {"fp32": Gate(60.0, 1, 0.001), "fp16": Gate(50.0, 255, 1.0)}
+
+SLACK_DB = 1.0
+"""What an INT8 graph may be worse than its bundle records, dB: engines round and accumulate differently."""
+
+
+def gate_of(graph: Graph, manifest: Mapping[str, Any], figure: str = "psnr_db") -> Gate:
+    """The gate of a bundle's graph; INT8's is what the manifest records, less SLACK_DB.
+
+    ``figure``: ``psnr_db`` for the photos that parity was measured on, ``golden_db`` for the golden frame. Raises
+    BundleError if an INT8 graph's figure is not recorded.
+    """
+    if graph in GATES:
+        return GATES[graph]
+    try:
+        recorded = float(manifest["parity"][graph][figure])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"the manifest records no {figure} of {graph}: calibrate the model again") from error
+    return Gate(recorded - SLACK_DB, 255, 1.0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from ._errors import InputError
-from .backends import Backend, Session, open_session, resolve
-from .bundle import MANIFEST, Bundle, Precision
+from .backends import ON_CPU, Backend, Session, open_session, resolve
+from .bundle import MANIFEST, Bundle, Graph, Precision
 from .super_resolver import SuperResolver
 
 ZOO = Path(__file__).parent / "zoo"
@@ -40,11 +40,10 @@ def load(
     bundle = Bundle.load(find_bundle(path_or_name))
     chosen = resolve(backend)
     if precision == "auto":
-        precision = bundle.precisions[0] if bundle.precisions else "fp32"
-    if precision not in bundle.precisions:
-        raise InputError(
-            f"{bundle.path} holds no {precision}: choose {', '.join(bundle.precisions) or 'another bundle'}"
-        )
+        precision = "fp32"
+    graph = graph_of(precision, chosen)
+    if graph not in bundle.graphs:
+        raise InputError(f"{bundle.path} holds no {graph}: it holds {', '.join(bundle.graphs) or 'no graph at all'}")
     if engine is not None or device != 0:
         raise InputError(f"backend {chosen} has no compiled engines and no devices: leave engine None and device 0")
 
@@ -52,13 +51,20 @@ def load(
         return open_session(chosen, bundle.onnx("fp32", "float32"))
 
     return SuperResolver(
-        open_session(chosen, bundle.onnx(precision)),
+        open_session(chosen, bundle.onnx(graph)),
         bundle.config,
         open_float_session=open_float_session,
         backend=chosen,
         precision=precision,
         tile=tile,
     )
+
+
+def graph_of(precision: Precision, backend: Backend) -> Graph:
+    """Which of a bundle's graphs ``backend`` takes for ``precision``; InputError if there is no such precision."""
+    if precision not in get_args(Precision):
+        raise InputError(f"precision must be auto or one of {', '.join(get_args(Precision))}, got {precision!r}")
+    return "int8-cpu" if precision == "int8" and backend in ON_CPU else precision
 
 
 def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:

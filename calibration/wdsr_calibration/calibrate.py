@@ -52,6 +52,8 @@ class CalibrationConfig:
 class Calibration:
     """A calibrated network."""
 
+    config: ModelConfig
+    """What was calibrated."""
     model: EDSR | WDSR
     """Plain float kernels, equalised, and adjusted so that they round well."""
     form: Form
@@ -76,11 +78,6 @@ class Calibration:
     """Drop against INT8 share."""
     sensitivity: Mapping[str, float]
     """Drop with one convolution or identity alone in INT8."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """The network's config, norms folded."""
-        return self.model.config
 
 
 def calibrate(
@@ -127,6 +124,7 @@ def calibrate(
     result = search(network, drop, max_drop, config.identities, on_measured=on_step)
     placement = result.best.placement
     return Calibration(
+        model.config,
         network.plain(),
         config.form,
         network.scales,

@@ -180,7 +180,11 @@ def _drawn(reader: _Reader, files: Sequence[PairFiles], config: SampleConfig) ->
     """Up to ``config.crops`` crops, spread over ``files`` evenly; an image is only held while it is cut."""
     quota = -(-config.crops // max(1, len(files)))
     while True:
-        by_image = [list(_crops(pair, config, quota)) for file in files for pair in reader.read(file)]
+        by_image: list[list[Rgb]] = []
+        for file in files:
+            by_image += [list(_crops(pair, config, quota)) for pair in reader.read(file)]
+            if sum(map(len, by_image)) >= config.crops and quota == 1:
+                break
         drawn = [crop for rank in range(quota) for crops in by_image for crop in crops[rank : rank + 1]]
         if len(drawn) >= config.crops or not any(len(crops) == quota for crops in by_image):
             return drawn[: config.crops]

@@ -12,14 +12,18 @@ import numpy as np
 import torch
 
 from wdsr_edge._errors import InputError, require
-from wdsr_edge.bundle import Bundle, Precision
+from wdsr_edge.backends import Session
+from wdsr_edge.backends.onnxruntime import OnnxRuntimeSession
+from wdsr_edge.bundle import Bundle, Graph
+from wdsr_edge.config import ModelConfig
 from wdsr_edge.evaluation import Upscale
-from wdsr_edge.gates import GATES
+from wdsr_edge.gates import GATES, Gate, gate_of
 from wdsr_edge.images import Rgb
-from wdsr_edge.loading import find_bundle, load
+from wdsr_edge.loading import find_bundle
 from wdsr_edge.metrics import Difference, difference
 from wdsr_edge.models import EDSR, WDSR, reference
 from wdsr_edge.models.reference import to_image, to_tensor
+from wdsr_edge.super_resolver import SuperResolver
 
 from .diagnosis import diagnose
 
@@ -28,7 +32,7 @@ from .diagnosis import diagnose
 class Parity:
     """One precision against the reference."""
 
-    precision: Precision
+    graph: Graph
     """Which graph."""
     images: Mapping[str, Difference]
     """Each image by name."""
@@ -42,16 +46,21 @@ class Parity:
     """If not: each fault tried, and the PSNR in dB between the graph and the reference with that fault."""
 
 
-def check_parity(model: EDSR | WDSR, graph: Upscale, frames: Mapping[str, Rgb], precision: Precision) -> Parity:
-    """Run ``graph`` and the PyTorch reference on uint8 HWC RGB ``frames``, compare, and diagnose a failure."""
+def check_parity(
+    model: EDSR | WDSR, upscale: Upscale, frames: Mapping[str, Rgb], graph: Graph, gate: Gate | None = None
+) -> Parity:
+    """Run ``upscale`` and the PyTorch reference on uint8 HWC RGB ``frames``, compare, and diagnose a failure.
+
+    ``gate`` is by default that of ``graph``, which INT8 has none of: its drop to ground truth is what counts.
+    """
     if not frames:
         raise InputError("no frames to compare on: give at least one photo")
-    gate = GATES.get(precision)
+    gate = gate or GATES.get(graph)
     if gate is None:
-        raise InputError(f"{precision} has no parity gate in this version: verify one of {', '.join(GATES)}")
-    upscale = reference(model)
-    expected = {name: upscale(frame) for name, frame in frames.items()}
-    found = {name: graph(frame) for name, frame in frames.items()}
+        raise InputError(f"{graph} has no parity gate of its own: verify one of {', '.join(GATES)}")
+    original = reference(model)
+    expected = {name: original(frame) for name, frame in frames.items()}
+    found = {name: upscale(frame) for name, frame in frames.items()}
     for name, image in found.items():
         if image.shape != expected[name].shape:
             raise InputError(
@@ -60,10 +69,10 @@ def check_parity(model: EDSR | WDSR, graph: Upscale, frames: Mapping[str, Rgb], 
     images = {name: difference(found[name], expected[name]) for name in frames}
     total = _total(images, expected)
     if gate.admits(total):
-        return Parity(precision, images, total, True)
+        return Parity(graph, images, total, True)
     worst = min(frames, key=lambda name: images[name].psnr_db)
     diagnosis, tried = diagnose(model, frames[worst], found[worst])
-    return Parity(precision, images, total, False, diagnosis, tried)
+    return Parity(graph, images, total, False, diagnosis, tried)
 
 
 def verify(model: EDSR | WDSR, source: str | os.PathLike[str], frames: Mapping[str, Rgb]) -> list[Parity]:
@@ -76,10 +85,20 @@ def verify(model: EDSR | WDSR, source: str | os.PathLike[str], frames: Mapping[s
         return [check_parity(model, _foreign_graph(Path(source)), frames, "fp32")]
     bundle = Bundle.load(find_bundle(source))
     found = []
-    for precision in bundle.precisions:
-        with load(bundle.path, precision=precision) as sr:
-            found.append(check_parity(model, sr, frames, precision))
+    for graph in bundle.graphs:
+        with open_exact(bundle.config, graph, bundle.onnx(graph)) as sr:
+            found.append(check_parity(model, sr, frames, graph, gate_of(graph, bundle.manifest)))
     return found
+
+
+def open_exact(config: ModelConfig, graph: Graph, onnx: bytes) -> SuperResolver:
+    """A bundle's graph in ONNX Runtime; TensorRT's INT8 node by node, as that engine would have it."""
+
+    def no_float_session() -> Session:
+        raise InputError(f"{graph} takes uint8 frames")
+
+    session = OnnxRuntimeSession(onnx, fuse_int8=graph != "int8")
+    return SuperResolver(session, config, open_float_session=no_float_session)
 
 
 def _foreign_graph(path: Path) -> Upscale:

@@ -38,7 +38,9 @@ def calibration(config: ModelConfig, form: Form, *, everything: bool = True, ide
     set_scales(network, histograms(network, crops, channel_maxima(network, crops)), "min-max")
     convs = [name for name in network.quantisable if everything or name.startswith("body.")]
     placement = Placement(tuple(convs), network.identities if identities else ())
-    return Calibration(network.plain(), form, network.scales, placement, 0.0, True, 1.0, 1.0, "min-max", {}, [], {})
+    return Calibration(
+        config, network.plain(), form, network.scales, placement, 0.0, True, 1.0, 1.0, "min-max", {}, [], {}
+    )
 
 
 def simulated(found: Calibration) -> Network:

@@ -31,7 +31,7 @@ def test_a_good_bundle(good: Path) -> None:
     bundle = Bundle.load(good)
     assert bundle.config == CONFIG
     assert bundle.name == "wdsr-b-1x2-x2"
-    assert bundle.precisions == ("fp32", "fp16")
+    assert bundle.graphs == ("fp32", "fp16")
     assert set(bundle.manifest["files"]) == set(FILES)
     lr, sr = bundle.golden()
     with wdsr_edge.load(good) as upscale:
@@ -319,7 +319,7 @@ def test_a_file_of_many_gigabytes_is_not_read(bundle: Path) -> None:
 
 def test_no_graph(bundle: Path) -> None:
     edit(bundle, lambda manifest: manifest.__setitem__("files", {}))
-    assert Bundle.load(bundle).precisions == ()
+    assert Bundle.load(bundle).graphs == ()
     with pytest.raises(InputError, match="holds no fp32"):
         wdsr_edge.load(bundle)
 

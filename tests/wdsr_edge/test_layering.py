@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOTS = (ROOT, ROOT / "export", ROOT / "calibration")
-HEAVY = ("torch", "onnx", "onnx_ir", "onnxruntime", "safetensors", "PIL", "typer", "click", "rich", "h5py", "pyvips")
+HEAVY = (
+    *("torch", "onnx", "onnx_ir", "onnxruntime", "openvino", "safetensors"),
+    *("PIL", "typer", "click", "rich", "h5py", "pyvips"),
+)
 
 BLOCK = """
 import importlib.abc, sys
@@ -63,7 +66,7 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
 
 def test_the_command_line_loads_no_engine_and_no_torch() -> None:
     loaded = set(python(f"import wdsr_edge.cli\n{LOADED}").split())
-    assert not loaded & {"torch", "onnx", "onnx_ir", "onnxruntime", "safetensors"}
+    assert not loaded & {"torch", "onnx", "onnx_ir", "onnxruntime", "openvino", "safetensors"}
 
 
 def test_importing_is_fast() -> None:
@@ -120,7 +123,7 @@ def test_a_missing_package_names_its_extra(module: str, blocked: str, extra: str
 def test_a_missing_engine_names_its_extra(good: Path) -> None:
     code = """
 import sys
-sys.modules["onnxruntime"] = None  # as if it were not installed
+sys.modules["onnxruntime"] = sys.modules["openvino"] = None  # as if they were not installed
 import wdsr_edge
 for backend in ("auto", "onnxruntime"):
     try:

@@ -538,7 +538,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_verify_a_bundle(bundle: Path) -> None:
     found = verify(picture_model("wdsr-b-1x8-x2"), bundle, frames())
-    assert [(parity.precision, parity.passed) for parity in found] == [("fp32", True), ("fp16", True)]
+    assert [(parity.graph, parity.passed) for parity in found] == [("fp32", True), ("fp16", True)]
     with pytest.raises(InputError, match="another model"):
         verify(picture_model("wdsr-b-1x8-x3"), bundle, frames())
     found = verify(picture_model("wdsr-b-1x8-x2", seed=3), bundle, frames())
@@ -556,7 +556,7 @@ def test_verify_a_bundle_that_holds_int8(bundle: Path, tmp_path: Path) -> None:
         found = verify(picture_model("wdsr-b-1x8-x2"), tmp_path / "b", frames())
     except WdsrError:
         return
-    assert [parity.precision for parity in found] == ["fp32", "int8"]
+    assert [parity.graph for parity in found] == ["fp32", "int8"]
 
 
 @pytest.mark.parametrize("name", ["nothing", "no/such/folder", ""])

@@ -82,7 +82,7 @@ def test_the_golden_pair_verifies(tmp_path: Path) -> None:
     np.testing.assert_array_equal(lr, golden_frame())
     np.testing.assert_array_equal(sr, reference(model)(lr))
     found = verify(load_model(tmp_path / "bundle"), tmp_path / "bundle", {"golden": lr})
-    assert [(parity.precision, parity.passed) for parity in found] == [("fp32", True), ("fp16", True)]
+    assert [(parity.graph, parity.passed) for parity in found] == [("fp32", True), ("fp16", True)]
 
 
 def test_the_manifest_says_how_it_was_made(tmp_path: Path) -> None:

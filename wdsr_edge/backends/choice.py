@@ -10,8 +10,11 @@ from .base import Session
 
 Backend = Literal["auto", "tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]
 
-BUILT: tuple[Backend, ...] = ("onnxruntime",)
+BUILT: tuple[Backend, ...] = ("onnxruntime", "openvino")
 """Backends of this version, in the order in which ``auto`` takes the first that is installed."""
+
+ON_CPU: frozenset[Backend] = frozenset({"onnxruntime", "openvino"})
+"""Those that take a bundle's ``int8-cpu`` graph for INT8."""
 
 
 def installed() -> list[Backend]:
@@ -26,7 +29,7 @@ def resolve(backend: Backend) -> Backend:
     if backend == "auto":
         found = installed()
         if not found:
-            raise BackendError("no engine is installed: pip install 'wdsr-edge[onnxruntime]'")
+            raise BackendError("no engine is installed: pip install 'wdsr-edge[onnxruntime]' (or openvino)")
         return found[0]
     if backend not in BUILT:
         raise BackendError(f"backend {backend} is not built yet in this version: use {', '.join(BUILT)}")
@@ -35,6 +38,10 @@ def resolve(backend: Backend) -> Backend:
 
 def open_session(backend: Backend, onnx: bytes) -> Session:
     """``onnx`` in a session of ``backend``, which ``resolve`` returned."""
+    if backend == "openvino":
+        from .openvino import OpenVinoSession
+
+        return OpenVinoSession(onnx)
     assert backend == "onnxruntime"
     from .onnxruntime import OnnxRuntimeSession
 

@@ -12,13 +12,19 @@ from .._errors import BackendError, require
 class OnnxRuntimeSession:
     """A graph in ONNX Runtime. Safe to call from several threads."""
 
-    def __init__(self, onnx: bytes, *, threads: int = 0) -> None:
-        """``threads`` computes with that many; 0 takes one for each physical core. Raises BackendError."""
+    def __init__(self, onnx: bytes, *, threads: int = 0, fuse_int8: bool = True) -> None:
+        """``threads`` computes with that many; 0 takes one for each physical core. Raises BackendError.
+
+        ``fuse_int8=False`` runs Q/DQ graphs node by node, slow and exact: fusing quantises biases, which overflows in
+        the FP16 of TensorRT's form.
+        """
         ort = require("onnxruntime", "onnxruntime")
         getattr(ort, "disable_telemetry_events", lambda: None)()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        if not fuse_int8:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         # Ask the system for what a tile needs, not for the next power of two.
         provider = ("CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"})
         try:

@@ -11,7 +11,7 @@ import typer
 
 from .._errors import WdsrError
 from .._version import __version__
-from . import benchmark, deploy, doctor, download, evaluate, export, import_, models, train, upscale, verify
+from . import benchmark, calibrate, deploy, doctor, download, evaluate, export, import_, models, train, upscale, verify
 from .output import say
 
 app = typer.Typer(
@@ -23,7 +23,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done, 1 ran but a check failed, 2 bad input or a missing engine.",
 )
-for command in (models, deploy, upscale, verify, benchmark, doctor, export, import_, train, evaluate, download):
+for command in (
+    models,
+    deploy,
+    calibrate,
+    upscale,
+    verify,
+    benchmark,
+    doctor,
+    export,
+    import_,
+    train,
+    evaluate,
+    download,
+):
     app.command(name=command.__name__.rpartition(".")[2].rstrip("_"))(command.run)
 
 

@@ -71,7 +71,7 @@ def run(
         _print_report(network.config, found)
     if found.bundle is None:
         failed = next(parity for parity in found.parity.values() if not parity.passed)
-        say(f"parity of {failed.precision} failed, nothing was written: {failed.diagnosis}")
+        say(f"parity of {failed.graph} failed, nothing was written: {failed.diagnosis}")
         raise typer.Exit(1)
     say(f"wrote {found.bundle.path}")
 

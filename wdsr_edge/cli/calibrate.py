@@ -1,0 +1,153 @@
+"""``wdsr-edge calibrate``: INT8 within a budget of dB."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .._errors import InputError
+from .output import BundleArgument, JsonFlag, count, decibels, print_json, print_table, progress_bar, say
+
+if TYPE_CHECKING:
+    from wdsr_calibration import CalibrationSet
+    from wdsr_export import Int8
+
+
+def run(
+    model: BundleArgument,
+    images: Annotated[
+        list[Path], typer.Option(help="DIV2K's root, or any folder of ground-truth images; may be repeated.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Bundle to write; default: the bundle itself.")
+    ] = None,
+    max_drop: Annotated[float, typer.Option(help="Budget: dB of PSNR on luma, on the images held out.")] = 0.05,
+    identities: Annotated[
+        str, typer.Option(help="Identities of the residual adds: float, int8, or auto (as the budget allows).")
+    ] = "float",
+    ranges: Annotated[
+        str, typer.Option(help="min-max, percentile, entropy, mse, or auto (whichever loses least).")
+    ] = "auto",
+    equalisation: Annotated[bool, typer.Option(help="Make channels reach equally far first.")] = True,
+    rounding_steps: Annotated[
+        int, typer.Option(min=0, max=100_000, help="Steps in which kernels learn to round.")
+    ] = 200,
+    manifest: Annotated[
+        str, typer.Option(help="Take these images and crops: div2k, or a TOML file. Default: drawn by the seed.")
+    ] = "",
+    crops: Annotated[int, typer.Option(help="LR crops to calibrate on.")] = 128,
+    crop_size: Annotated[int, typer.Option(help="LR pixels a side of a crop.")] = 48,
+    held_out: Annotated[int, typer.Option(help="Images to measure the drop on.")] = 24,
+    seed: Annotated[int, typer.Option(help="Which images and crops, and the order of rounding.")] = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Calibrate a bundle to INT8, as much of it as loses at most --max-drop dB, for TensorRT and for CPUs.
+
+    The bundle gets int8.onnx, int8-cpu.onnx, and calibration.json and .png with what each layer costs and drop against
+    INT8 share. Exit code 1 if the budget cannot be met: nothing is written then, and the best found is shown.
+    """
+    from wdsr_calibration import CalibrationConfig, RoundingConfig, SampleConfig, sample_folders, sample_manifest
+    from wdsr_export import quantise
+
+    from ..bundle import Bundle, check_target
+    from ..loading import find_bundle, is_checkpoint
+    from ..models import load_model
+    from ..samples import sample_frames
+
+    if is_checkpoint(model) or model.endswith(".onnx"):
+        raise InputError(f"{model} is no bundle: make one of a checkpoint with wdsr-edge deploy")
+    bundle = Bundle.load(find_bundle(model))
+    target = check_target(output or (bundle.path if os.path.isdir(model) else Path(bundle.name)))
+    config = CalibrationConfig(
+        ranges=ranges,  # type: ignore[arg-type]
+        equalisation=equalisation,
+        rounding=RoundingConfig(steps=rounding_steps, seed=seed),
+        identities=identities,  # type: ignore[arg-type]
+    )
+    scale = bundle.config.scale
+    if manifest:
+        if len(images) > 1:
+            raise InputError("--manifest takes one --images, the folder that holds its images")
+        samples = sample_manifest(manifest, images[0], scale, record=_record(manifest, scale))
+    else:
+        wanted = SampleConfig(crops, crop_size, held_out, seed)
+        samples = sample_folders(images, scale, wanted, on_skipped=lambda path, reason: say(f"skipped: {reason}"))
+    _say_samples(samples)
+    with progress_bar() as bar:
+        task = bar.add_task("calibrate", total=None)
+
+        def on_stage(stage: str, total: int) -> None:
+            say(f"{bundle.name}: {stage}")
+            bar.reset(task, description=stage, total=total)
+
+        made = quantise(
+            bundle,
+            load_model(model),
+            samples,
+            sample_frames(),
+            target,
+            max_drop=max_drop,
+            config=config,
+            on_stage=on_stage,
+            on_step=lambda: bar.advance(task),
+        )
+    met = all(one.calibration.met for one in made)
+    if json:
+        print_json({"model": bundle.name, "bundle": str(target) if met else None, "met": met, **_document(made)})
+    else:
+        _print(bundle.name, made)
+    if not met:
+        say(f"no placement stays within {max_drop:g} dB; nothing was written, and the table shows what came nearest")
+        raise typer.Exit(1)
+    say(f"wrote {target}")
+
+
+def _record(manifest: str, scale: int) -> Path:
+    """Where the hashes of a manifest's images are kept: the user's cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "wdsr-edge" / "calibration" / f"{Path(manifest).stem}-x{scale}.sha256"
+
+
+def _say_samples(samples: CalibrationSet) -> None:
+    size = samples.crops[0].shape[0]
+    say(
+        f"{count(len(samples.crops), 'crop')} of {size}x{size} LR pixels, drop measured on "
+        f"{count(len(samples.held_out), 'other image')}; images {samples.sha256[:12]}"
+    )
+
+
+def _document(made: list[Int8]) -> dict[str, Any]:
+    return {
+        "graphs": {
+            one.graph: {
+                "met": one.calibration.met,
+                "drop_db": one.drop_db,
+                "simulated_drop_db": one.calibration.drop_db,
+                "psnr_db": one.difference.psnr_db,
+                "golden_db": one.golden_db,
+                "int8_share": one.calibration.share,
+                "int8_share_of_body": one.calibration.body_share,
+                "ranges": one.calibration.ranges,
+                "drop_db_by_ranges": one.calibration.drop_by_ranges,
+                "sensitivity_db": one.calibration.sensitivity,
+                "convs": one.calibration.placement.convs,
+                "identities": one.calibration.placement.identities,
+            }
+            for one in made
+        }
+    }
+
+
+def _print(name: str, made: list[Int8]) -> None:
+    rows = [
+        ("drop on held-out images", *(f"{one.drop_db:.3f} dB" for one in made)),
+        ("PSNR to PyTorch", *(decibels(one.difference.psnr_db) for one in made)),
+        ("INT8 share of the body", *(f"{one.calibration.body_share:.0%}" for one in made)),
+        ("INT8 share of the whole", *(f"{one.calibration.share:.0%}" for one in made)),
+        ("identities in INT8", *(str(len(one.calibration.placement.identities)) for one in made)),
+        ("ranges", *(one.calibration.ranges for one in made)),
+    ]
+    print_table(f"{name} in INT8", ("", *(f"{one.graph}.onnx" for one in made)), rows)
