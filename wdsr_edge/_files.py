@@ -61,6 +61,11 @@ def check_folder(path: Path) -> None:
     shutil.rmtree(_scratch(path, ".check.", path))
 
 
+def user_cache() -> Path:
+    """``wdsr-edge`` in the user's cache folder (``$XDG_CACHE_HOME``, else ``~/.cache``)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wdsr-edge"
+
+
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A TOML file's table; InputError if it cannot be read."""
     toml = require("tomllib" if sys.version_info >= (3, 11) else "tomli", "train")

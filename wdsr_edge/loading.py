@@ -30,9 +30,9 @@ def load(
     A name is looked for in the folder that the environment variable WDSR_EDGE_ZOO names, then among the models that
     ship with the package; a path with a separator, or to an existing directory, is a bundle.
 
-    ``backend``: ``auto`` takes the first installed of the documented order (now: onnxruntime). ``precision``:
-    ``auto`` takes the most exact that the bundle holds. ``tile``: core edge in LR pixels, ``"auto"``, or None for
-    whole frames. ``device`` picks a GPU and ``engine`` names a compiled engine: ONNX Runtime on the CPU has neither, so
+    ``backend``: ``auto`` takes the first installed of onnxruntime and openvino. ``precision``: ``auto`` is fp32; int8
+    takes the bundle's form for CPUs. ``tile``: core edge in LR pixels, ``"auto"``, or None for
+    whole frames. ``device`` picks a GPU and ``engine`` names a compiled engine: engines on the CPU have neither, so
     they must be 0 and None there. ``cache_dir`` is where compiled engines are kept; it is not used without any.
     Raises InputError for a bad argument or an unknown name, BundleError for a bundle that is damaged or hostile,
     BackendError or MissingExtraError if no engine takes it.

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
-from wdsr_edge.evaluation import Pair, psnr_y
+from wdsr_edge.evaluation import Pair, Upscale, psnr_y
 from wdsr_edge.models import reference
 
 from .network import Network
 from .placement import Placement
+
+
+def mean_psnr_y(upscale: Upscale, pairs: Sequence[Pair]) -> float:
+    """PSNR on luma of ``upscale``, dB, the mean over ``pairs``."""
+    return sum(psnr_y(pair, upscale(pair.lr)) for pair in pairs) / len(pairs)
 
 
 class Drop:
@@ -19,15 +23,9 @@ class Drop:
 
     def __init__(self, target: nn.Module, held_out: Sequence[Pair]) -> None:
         self.held_out = held_out
-        self.base = self._psnr(target)
+        self.base = mean_psnr_y(reference(target), held_out)
 
     def __call__(self, network: Network, placement: Placement) -> float:
         """dB lost, the mean over the images; negative if the quantised network happens to be better."""
         placement.apply(network)
-        return self.base - self._psnr(network)
-
-    def _psnr(self, network: nn.Module) -> float:
-        upscale = reference(network)
-        with torch.inference_mode():
-            found = [psnr_y(pair, upscale(pair.lr)) for pair in self.held_out]
-        return sum(found) / len(found)
+        return self.base - mean_psnr_y(reference(network), self.held_out)

@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from wdsr_edge._errors import ExportError
+
+from .constants import add_constant, array, remove_unused, set_array
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 HALF_UP = 1 / 32
@@ -52,8 +53,7 @@ def to_float16(model: ir.Model, keep: Collection[str] = ()) -> None:
         end.name, end.shape = f"{name}_half", None
         graph.outputs[0] = precision.of(end, FLOAT, None)
         graph.outputs[0].name, graph.outputs[0].shape = name, shape
-    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
-        del graph.initializers[name]
+    remove_unused(graph)
 
 
 class _Precision:
@@ -70,12 +70,10 @@ class _Precision:
         assert value.name is not None
         if (value.name, wanted) not in self.made:
             name = f"{value.name}_{'half' if wanted == HALF else 'float'}"
-            made = ir.val(name, wanted)
             if value.const_value is not None:
-                tensor = ir.tensor(value.const_value.numpy().astype(wanted.numpy()), name=name)
-                made.const_value, made.shape = tensor, ir.Shape(tensor.shape.numpy())
-                self.graph.register_initializer(made)
+                made = add_constant(self.graph, name, value.const_value.numpy().astype(wanted.numpy()))
             else:
+                made = ir.val(name, wanted)
                 cast = ir.node("Cast", [value], {"to": wanted}, outputs=[made], name=name)
                 if before is None:
                     self.graph.append(cast)
@@ -91,12 +89,12 @@ def _round_mean(nodes: Sequence[ir.Node]) -> None:
         convs = list(node.outputs[0].consumers())
         if node.op_type != "Sub" or not convs or any(conv.op_type != "Conv" for conv in convs):
             continue
-        mean = _array(node, 1)
+        mean = array(node, 1)
         rounded = np.round(mean * 8) / 8
         for conv in convs:
-            moved = np.einsum("oihw,ni->o", _array(conv, 1), (rounded - mean).reshape(1, -1))
-            _set_array(conv, 2, _array(conv, 2) + moved)
-        _set_array(node, 1, rounded)
+            moved = np.einsum("oihw,ni->o", array(conv, 1), (rounded - mean).reshape(1, -1))
+            set_array(conv, 2, array(conv, 2) + moved)
+        set_array(node, 1, rounded)
 
 
 def _round_offset(nodes: Sequence[ir.Node], keep: Collection[str]) -> None:
@@ -111,21 +109,8 @@ def _round_offset(nodes: Sequence[ir.Node], keep: Collection[str]) -> None:
     if node.op_type not in ("Conv", "Add") or any(conv is None or conv.op_type != "Conv" for conv in convs):
         return
     last = [conv for conv in convs if conv is not None]
-    total = np.sum([_array(conv, 2) for conv in last], 0) - HALF_UP
+    total = np.sum([array(conv, 2) for conv in last], 0) - HALF_UP
     for conv in reversed(last):
         rounded = total if conv is last[0] else total.astype(np.float16).astype(np.float64)
-        _set_array(conv, 2, rounded)
+        set_array(conv, 2, rounded)
         total = total - rounded
-
-
-def _array(node: ir.Node, index: int) -> NDArray[np.float64]:
-    value = node.inputs[index]
-    assert value is not None
-    assert value.const_value is not None
-    return value.const_value.numpy().astype(np.float64)
-
-
-def _set_array(node: ir.Node, index: int, array: NDArray[np.float64]) -> None:
-    value = node.inputs[index]
-    assert value is not None
-    value.const_value = ir.tensor(array.astype(np.float32), name=value.name)

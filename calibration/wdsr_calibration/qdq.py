@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 
 from wdsr_edge._errors import ExportError
 
+from .constants import add_constant, constant, remove_unused
 from .network import LEVELS, kernel_scales, representable
 from .placement import Placement
 
@@ -41,8 +41,7 @@ def insert_qdq(model: ir.Model, scales: Mapping[str, float], placement: Placemen
         writer.quantise_input(nodes[name])
     for name in placement.identities:
         writer.quantise_input(nodes[name])
-    for name in [name for name, value in model.graph.initializers.items() if not value.uses()]:
-        del model.graph.initializers[name]
+    remove_unused(model.graph)
 
 
 class _Writer:
@@ -55,18 +54,15 @@ class _Writer:
         self.quantised: dict[str, tuple[ir.Value, ir.Value, ir.Value]] = {}
 
     def quantise_kernel(self, conv: ir.Node) -> None:
-        value = conv.inputs[1]
-        assert value is not None
-        assert value.const_value is not None
-        kernel = torch.from_numpy(value.const_value.numpy().copy())
+        kernel = torch.from_numpy(constant(conv, 1)[1].copy())
         scales = kernel_scales(kernel, LEVELS_OF_FORM[self.form])
         codes = (kernel / scales.view(-1, 1, 1, 1)).round().clamp(-LEVELS, LEVELS).to(torch.int8)
         name = f"{conv.name}.weight"
         made = ir.val(f"{name}_dq", ir.DataType.FLOAT)
         constants = [
-            self._constant(f"{name}_codes", codes.numpy()),
-            self._constant(f"{name}_scales", scales.numpy()),
-            self._constant(f"{name}_zeros", np.zeros(len(scales), np.int8)),
+            add_constant(self.graph, f"{name}_codes", codes.numpy()),
+            add_constant(self.graph, f"{name}_scales", scales.numpy()),
+            add_constant(self.graph, f"{name}_zeros", np.zeros(len(scales), np.int8)),
         ]
         node = ir.node("DequantizeLinear", constants, {"axis": 0}, outputs=[made], name=f"{name}_dq")
         self.graph.insert_before(conv, node)
@@ -92,16 +88,10 @@ class _Writer:
         scale = representable(scale * LEVELS / 255) if unsigned else scale
         zero = np.zeros((), np.uint8 if unsigned else np.int8)
         parameters = (
-            self._constant(f"{source.name}_scale", scale.numpy()),
-            self._constant(f"{source.name}_zero", zero),
+            add_constant(self.graph, f"{source.name}_scale", scale.numpy()),
+            add_constant(self.graph, f"{source.name}_zero", zero),
         )
         codes = ir.val(f"{source.name}_q", ir.DataType.UINT8 if unsigned else ir.DataType.INT8)
         node = ir.node("QuantizeLinear", [source, *parameters], outputs=[codes], name=codes.name)
         self.graph.insert_after(maker, node)
         return codes, *parameters
-
-    def _constant(self, name: str, value: NDArray[Any]) -> ir.Value:
-        tensor = ir.tensor(value, name=name)
-        made = ir.val(name, tensor.dtype, tensor.shape.numpy(), const_value=tensor)
-        self.graph.register_initializer(made)
-        return made

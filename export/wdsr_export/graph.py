@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import fx, nn
 
+from wdsr_calibration.constants import add_constant
 from wdsr_edge import ExportError
 from wdsr_edge.models import EDSR, WDSR
 
@@ -30,12 +31,7 @@ class Builder:
 
     def constant(self, name: str, value: ArrayLike) -> ir.Value:
         """An initializer; ``value`` keeps its dtype. A name that is taken gets a number."""
-        taken = self.graph.initializers
-        name = next(n for n in (name, *(f"{name}_{i}" for i in range(2, len(taken) + 3))) if n not in taken)
-        tensor = ir.tensor(np.ascontiguousarray(value), name=name)
-        made = ir.val(name, tensor.dtype, tensor.shape.numpy(), const_value=tensor)
-        self.graph.register_initializer(made)
-        return made
+        return add_constant(self.graph, name, np.atleast_1d(value))
 
     def node(self, op: str, name: str, inputs: Sequence[ir.Value], **attributes: Attribute) -> ir.Value:
         """The output of a new float32 node; both are called ``name``."""

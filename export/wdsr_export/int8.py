@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from wdsr_calibration import Calibration, CalibrationConfig, CalibrationSet, Form, calibrate
+from wdsr_calibration.drop import mean_psnr_y
 from wdsr_edge.bundle import Bundle, Graph, check_target, onnx_name, write_bundle
-from wdsr_edge.evaluation import Upscale, psnr_y
+from wdsr_edge.evaluation import Upscale
 from wdsr_edge.gates import Gate
 from wdsr_edge.images import Rgb
 from wdsr_edge.metrics import Difference, difference
@@ -97,15 +98,13 @@ def _measured(
     samples: CalibrationSet,
     frames: Mapping[str, Rgb],
 ) -> Int8:
-    original = reference(model)
-    lost = [psnr_y(pair, original(pair.lr)) - psnr_y(pair, upscale(pair.lr)) for pair in samples.held_out]
     lr, sr = bundle.golden()
     return Int8(
         graph,
         calibration,
         check_parity(model, upscale, frames, graph, ANY).total,
         difference(upscale(lr), sr).psnr_db,
-        sum(lost) / len(lost),
+        mean_psnr_y(reference(model), samples.held_out) - mean_psnr_y(upscale, samples.held_out),
     )
 
 

@@ -8,11 +8,13 @@ do not recognise.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+from wdsr_calibration.constants import array, set_array
 
 from .graph import Builder
 
@@ -96,7 +98,7 @@ def fold_input_affine(model: ir.Model) -> Saving:
     centred = ir.val("lr_centred", ir.DataType.FLOAT)
     graph.insert_before(chain[0], ir.node("Sub", [start, centre], outputs=[centred], name="lr_centred"))
     for conv in convs:
-        _set_array(conv, 1, _array(conv, 1) * factor.reshape(1, 3, 1, 1))
+        set_array(conv, 1, array(conv, 1) * factor.reshape(1, 3, 1, 1))
         conv.replace_input_with(0, centred)
     _remove(graph, chain)
     saved = before - graph.num_nodes()
@@ -128,8 +130,8 @@ def fold_output_affine(model: ir.Model) -> Saving:
         return Saving("fold_output_affine", 0, "not a sum of convolutions: left alone")
     for i, (conv, repeat) in enumerate(convs):
         wide, offset = np.repeat(factor, repeat), np.repeat(shift, repeat) * (i == 0)
-        _set_array(conv, 1, _array(conv, 1) * wide.reshape(-1, 1, 1, 1))
-        _set_array(conv, 2, _array(conv, 2) * wide + offset)
+        set_array(conv, 1, array(conv, 1) * wide.reshape(-1, 1, 1, 1))
+        set_array(conv, 2, array(conv, 2) * wide + offset)
     _rewire(graph, end, tail.outputs[0])
     _remove(graph, chain)
     saved = before - graph.num_nodes()
@@ -146,14 +148,14 @@ def pad_channels(model: ir.Model, multiple: int = 8) -> Saving:
         user = _only_user(conv.outputs[0])
         if conv.op_type != "Conv" or user is None or user.op_type != "Conv":
             continue
-        width = _array(conv, 1).shape[0]
+        width = array(conv, 1).shape[0]
         extra = -width % multiple
         groups = conv.attributes.get_int("group", 1), user.attributes.get_int("group", 1)
         if not extra or groups != (1, 1):
             continue
-        _set_array(conv, 1, np.pad(_array(conv, 1), ((0, extra), (0, 0), (0, 0), (0, 0))))
-        _set_array(conv, 2, np.pad(_array(conv, 2), (0, extra)))
-        _set_array(user, 1, np.pad(_array(user, 1), ((0, 0), (0, extra), (0, 0), (0, 0))))
+        set_array(conv, 1, np.pad(array(conv, 1), ((0, extra), (0, 0), (0, 0), (0, 0))))
+        set_array(conv, 2, np.pad(array(conv, 2), (0, extra)))
+        set_array(user, 1, np.pad(array(user, 1), ((0, 0), (0, extra), (0, 0), (0, 0))))
         added.append(f"{width}->{width + extra}")
     return Saving("pad_channels", 0, f"{len(added)} widths padded ({', '.join(sorted(set(added))) or 'none was odd'})")
 
@@ -185,7 +187,7 @@ def shuffle_in_nhwc(model: ir.Model) -> Saving:
     order = np.arange(3 * s * s).reshape(3, s, s).transpose(1, 2, 0).reshape(-1)
     for conv, _ in convs:
         for index in (1, 2):
-            _set_array(conv, index, _array(conv, index)[order])
+            set_array(conv, index, array(conv, index)[order])
     summed = shuffle.inputs[0]
     assert summed is not None
     add = Builder(graph)
@@ -270,25 +272,6 @@ def _source(node: ir.Node) -> ir.Node:
     source = _producer(node.inputs[0])
     assert source is not None
     return source
-
-
-def _constant(node: ir.Node, index: int) -> tuple[ir.Value, NDArray[Any]]:
-    value = node.inputs[index]
-    assert value is not None
-    assert value.const_value is not None
-    return value, value.const_value.numpy()
-
-
-def _array(node: ir.Node, index: int) -> Array:
-    """A node's constant input in double precision, to work on."""
-    return _constant(node, index)[1].astype(np.float64)
-
-
-def _set_array(node: ir.Node, index: int, array: Array) -> None:
-    """Replace a node's constant input, rounded to its dtype."""
-    value, old = _constant(node, index)
-    tensor = ir.tensor(np.ascontiguousarray(array.astype(old.dtype)), name=value.name)
-    value.const_value, value.shape = tensor, ir.Shape(tensor.shape.numpy())
 
 
 def _rewire(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._errors import InputError
+from .._files import user_cache
 from .output import BundleArgument, JsonFlag, count, decibels, print_json, print_table, progress_bar, say
 
 if TYPE_CHECKING:
@@ -107,8 +108,7 @@ def run(
 
 def _record(manifest: str, scale: int) -> Path:
     """Where the hashes of a manifest's images are kept: the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "wdsr-edge" / "calibration" / f"{Path(manifest).stem}-x{scale}.sha256"
+    return user_cache() / "calibration" / f"{Path(manifest).stem}-x{scale}.sha256"
 
 
 def _say_samples(samples: CalibrationSet) -> None:

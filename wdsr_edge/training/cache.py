@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._errors import InputError
-from .._files import check_folder, replacing
+from .._files import check_folder, replacing, user_cache
 from ..images import Rgb
 
 _HEADER = struct.Struct("<4sII")
@@ -24,8 +24,8 @@ class CacheError(InputError):
 
 
 def default_cache() -> Path:
-    """``wdsr-edge/images`` in the user's cache folder (``$XDG_CACHE_HOME``, else ``~/.cache``)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wdsr-edge" / "images"
+    """``images`` in ``user_cache()``."""
+    return user_cache() / "images"
 
 
 class Stored(NamedTuple):
