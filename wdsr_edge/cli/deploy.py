@@ -84,7 +84,7 @@ def _print_report(config: ModelConfig, found: Deployment) -> None:
     ]
     for (h, w), latency in found.latency.items():
         rows.append((f"{w}x{h}, p50 (p99) ms", f"{latency.p50_ms:.1f} ({latency.p99_ms:.1f})", "for GPUs"))
-    missing = ["not built yet", "not built yet"]
+    missing = ["by calibrate", "not built yet"]
     title = (
         f"{config.name}: {config.parameters:,} parameters, {config.macs:,} MACs/LR pixel, {found.backend} on the CPU"
     )
