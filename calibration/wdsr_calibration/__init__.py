@@ -5,7 +5,7 @@ from wdsr_edge._errors import require
 require("torch", "export")
 require("onnx_ir", "export")
 
-from .calibrate import Calibration, CalibrationConfig, calibrate  # noqa: E402
+from .calibrate import Calibration, CalibrationConfig, Fitted, calibrate, fit  # noqa: E402
 from .float16 import to_float16  # noqa: E402
 from .placement import Placement  # noqa: E402
 from .qdq import Form, insert_qdq  # noqa: E402
@@ -16,11 +16,13 @@ __all__ = [
     "Calibration",
     "CalibrationConfig",
     "CalibrationSet",
+    "Fitted",
     "Form",
     "Placement",
     "RoundingConfig",
     "SampleConfig",
     "calibrate",
+    "fit",
     "insert_qdq",
     "sample_folders",
     "sample_manifest",

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from wdsr_edge._errors import InputError
 from wdsr_edge.config import ModelConfig
+from wdsr_edge.images import Rgb
 from wdsr_edge.models import EDSR, WDSR, fold
 from wdsr_edge.models.reference import to_tensor
 
@@ -80,6 +81,18 @@ class Calibration:
     """Drop with one convolution or identity alone in INT8."""
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A network with the scales and kernels it is quantised with, wherever it is quantised."""
+
+    network: Network
+    """Nothing of it is placed for good."""
+    ranges: RangeMethod
+    """How ranges were found."""
+    drop_by_ranges: Mapping[RangeMethod, float]
+    """Drop with each method that was tried, kernels rounded to nearest."""
+
+
 def calibrate(
     model: EDSR | WDSR,
     samples: CalibrationSet,
@@ -96,30 +109,9 @@ def calibrate(
     """
     if not (math.isfinite(max_drop) and max_drop >= 0):
         raise InputError(f"the budget must be a number of dB from 0 up, got {max_drop}")
-    target, network = fold(model), Network(model, kernel_levels=LEVELS_OF_FORM[config.form])
-    crops = [to_tensor(crop[None]) for crop in samples.crops]
-    drop = Drop(target, samples.held_out)
-    whole = Placement(body(network), network.identities if config.identities == "int8" else ())
-    methods = get_args(RangeMethod) if config.ranges == "auto" else (config.ranges,)
-    on_stage("ranges", len(methods) + 3)
-    maxima = channel_maxima(network, crops)
-    on_step()
-    if config.equalisation:
-        equalise(network, maxima)
-        maxima = channel_maxima(network, crops)
-    on_step()
-    found = histograms(network, crops, maxima)
-    on_step()
-    by_ranges: dict[RangeMethod, float] = {}
-    for method in methods:
-        set_scales(network, found, method)
-        by_ranges[method] = drop(network, whole)
-        on_step()
-    best = min(by_ranges, key=by_ranges.__getitem__)
-    set_scales(network, found, best)
-    on_stage("rounding", config.rounding.steps)
-    whole.apply(network)
-    round_kernels(network, target, crops, config.rounding, on_step=lambda step: on_step())
+    drop = Drop(fold(model), samples.held_out)
+    fitted = fit(model, samples.crops, drop, config, on_stage=on_stage, on_step=on_step)
+    network = fitted.network
     on_stage("placement", evaluations(network, config.identities))
     result = search(network, drop, max_drop, config.identities, on_measured=on_step)
     placement = result.best.placement
@@ -133,8 +125,44 @@ def calibrate(
         met=result.met,
         share=result.best.share,
         body_share=placement.share(network.macs, "body."),
-        ranges=best,
-        drop_by_ranges=by_ranges,
+        ranges=fitted.ranges,
+        drop_by_ranges=fitted.drop_by_ranges,
         frontier=result.frontier,
         sensitivity=result.sensitivity,
     )
+
+
+def fit(
+    model: EDSR | WDSR,
+    crops: Sequence[Rgb],
+    drop: Drop,
+    config: CalibrationConfig = CalibrationConfig(),
+    *,
+    on_stage: Callable[[str, int], None] = lambda stage, total: None,
+    on_step: Callable[[], None] = lambda: None,
+) -> Fitted:
+    """Equalise ``model``, find ranges and round kernels, all with its body in INT8 (uint8 LR ``crops`` of one size)."""
+    network = Network(model, kernel_levels=LEVELS_OF_FORM[config.form])
+    batches = [to_tensor(crop[None]) for crop in crops]
+    whole = body(network, config.identities == "int8")
+    methods = get_args(RangeMethod) if config.ranges == "auto" else (config.ranges,)
+    on_stage("ranges", len(methods) + 3)
+    maxima = channel_maxima(network, batches)
+    on_step()
+    if config.equalisation:
+        equalise(network, maxima)
+        maxima = channel_maxima(network, batches)
+    on_step()
+    found = histograms(network, batches, maxima)
+    on_step()
+    by_ranges: dict[RangeMethod, float] = {}
+    for method in methods:
+        set_scales(network, found, method)
+        by_ranges[method] = drop(network, whole)
+        on_step()
+    best = min(by_ranges, key=by_ranges.__getitem__)
+    set_scales(network, found, best)
+    on_stage("rounding", config.rounding.steps)
+    whole.apply(network)
+    round_kernels(network, fold(model), batches, config.rounding, on_step=lambda step: on_step())
+    return Fitted(network, best, by_ranges)

@@ -27,6 +27,7 @@ class Placement:
         return sum(count for name, count in within.items() if name in self.convs) / sum(within.values())
 
 
-def body(network: Network) -> tuple[str, ...]:
-    """The body's convolutions: where the multiply-accumulates are, and where INT8 costs least."""
-    return tuple(name for name in network.quantisable if name.startswith("body."))
+def body(network: Network, identities: bool = False) -> Placement:
+    """The body's convolutions, where the multiply-accumulates are and INT8 costs least, and perhaps its identities."""
+    convs = tuple(name for name in network.quantisable if name.startswith("body."))
+    return Placement(convs, network.identities if identities else ())

@@ -147,7 +147,7 @@ def test_the_residual_stream_is_one_group() -> None:
 
 def test_shares_are_of_multiply_accumulates() -> None:
     network = Network(net("wdsr-b-2x8-x2"))
-    whole = Placement(body(network))
+    whole = body(network)
     assert whole.share(network.macs, "body.") == 1
     assert sum(network.macs.values()) == network.config.macs
     inside = sum(count for name, count in network.macs.items() if name.startswith("body"))

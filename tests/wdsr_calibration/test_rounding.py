@@ -6,7 +6,7 @@ import torch
 
 from tests.strategies import trained_like
 from wdsr_calibration.network import Network
-from wdsr_calibration.placement import Placement, body
+from wdsr_calibration.placement import body
 from wdsr_calibration.ranges import channel_maxima, histograms, set_scales
 from wdsr_calibration.rounding import RoundingConfig, round_kernels
 from wdsr_edge.models import ModelConfig, fold
@@ -23,7 +23,7 @@ def placed(levels: int = 7) -> Network:
     network = Network(MODEL, kernel_levels=levels)
     maxima = channel_maxima(network, CROPS)
     set_scales(network, histograms(network, CROPS, maxima), "mse")
-    Placement(body(network)).apply(network)
+    body(network).apply(network)
     return network
 
 
@@ -51,7 +51,7 @@ def test_only_placed_kernels_change_and_gradients_end() -> None:
     before = dict(zip(network.convs, kernels(network), strict=True))
     round_kernels(network, fold(MODEL), CROPS, RoundingConfig(steps=2))
     for name, conv in network.convs.items():
-        assert torch.equal(conv.weight, before[name]) == (name not in body(network))
+        assert torch.equal(conv.weight, before[name]) == (name not in body(network).convs)
         assert not conv.weight.requires_grad
         assert conv.weight.grad is None
 
