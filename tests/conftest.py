@@ -19,6 +19,12 @@ settings.register_profile(
 settings.load_profile("wdsr-edge")
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads what was measured or cached before, nor leaves anything of that kind."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache", numbered=True)))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

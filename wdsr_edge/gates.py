@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._errors import BundleError
-from .bundle import Graph
-from .metrics import Difference
+from .bundle import Bundle, Graph
+from .evaluation import Upscale
+from .metrics import Difference, difference
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Gate:
 
 GATES: Mapping[Graph, Gate] = {"fp32": Gate(60.0, 1, 0.001), "fp16": Gate(50.0, 255, 1.0)}
 
+EQUAL_DB = 60.0
+"""What counts as recorded for equal images, whose PSNR is infinite and null in a manifest."""
+
 SLACK_DB = 1.0
 """What an INT8 graph may be worse than its bundle records, dB: engines round and accumulate differently."""
 
@@ -38,13 +42,21 @@ SLACK_DB = 1.0
 def gate_of(graph: Graph, manifest: Mapping[str, Any], figure: str = "psnr_db") -> Gate:
     """The gate of a bundle's graph; INT8's is what the manifest records, less SLACK_DB.
 
-    ``figure``: ``psnr_db`` for the photos that parity was measured on, ``golden_db`` for the golden frame. Raises
-    BundleError if an INT8 graph's figure is not recorded.
+    Of several engines that were recorded, the worst counts. ``figure``: ``psnr_db`` for the photos that parity was
+    measured on, ``golden_db`` for the golden frame. Raises BundleError if an INT8 graph's figure is not recorded.
     """
     if graph in GATES:
         return GATES[graph]
     try:
-        recorded = float(manifest["parity"][graph][figure])
-    except (KeyError, TypeError, ValueError) as error:
+        figures = [found[figure] for found in manifest["parity"][graph].values()]
+        recorded = min(EQUAL_DB if decibels is None else float(decibels) for decibels in figures)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"the manifest records no {figure} of {graph}: calibrate the model again") from error
     return Gate(recorded - SLACK_DB, 255, 1.0)
+
+
+def check_golden(bundle: Bundle, graph: Graph, upscale: Upscale) -> tuple[Difference, bool]:
+    """How far ``upscale``, an engine with ``graph`` in it, is from the golden frame, and whether its gate is met."""
+    lr, expected = bundle.golden()
+    found = difference(upscale(lr), expected)
+    return found, gate_of(graph, bundle.manifest, "golden_db").admits(found)

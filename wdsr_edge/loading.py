@@ -9,7 +9,8 @@ from typing import Literal, get_args
 from ._errors import InputError
 from .backends import ON_CPU, Backend, Session, open_session, resolve
 from .bundle import MANIFEST, Bundle, Graph, Precision
-from .super_resolver import SuperResolver
+from .speed import Choice, choices, fastest
+from .super_resolver import SuperResolver, Tile
 
 ZOO = Path(__file__).parent / "zoo"
 ZOO_VARIABLE = "WDSR_EDGE_ZOO"
@@ -21,7 +22,7 @@ def load(
     backend: Backend = "auto",
     precision: Precision | Literal["auto"] = "auto",
     device: int = 0,
-    tile: int | Literal["auto"] | None = "auto",
+    tile: Tile = "auto",
     engine: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> SuperResolver:
@@ -30,41 +31,55 @@ def load(
     A name is looked for in the folder that the environment variable WDSR_EDGE_ZOO names, then among the models that
     ship with the package; a path with a separator, or to an existing directory, is a bundle.
 
-    ``backend``: ``auto`` takes the first installed of onnxruntime and openvino. ``precision``: ``auto`` is fp32; int8
-    takes the bundle's form for CPUs. ``tile``: core edge in LR pixels, ``"auto"``, or None for
-    whole frames. ``device`` picks a GPU and ``engine`` names a compiled engine: engines on the CPU have neither, so
-    they must be 0 and None there. ``cache_dir`` is where compiled engines are kept; it is not used without any.
+    Where ``backend`` or ``precision`` is ``auto``, it is what ``wdsr-edge deploy`` or ``benchmark`` found fastest for
+    this bundle on this machine (kept in the user's cache, and only if it reproduced the golden frame); else the first
+    installed of onnxruntime and openvino, in FP32. INT8 takes the bundle's form for CPUs. ``tile``: core edge
+    in LR pixels, ``"auto"``, or None for whole frames. ``device`` picks a GPU and ``engine`` names a compiled engine:
+    engines on the CPU have neither, so they must be 0 and None there. ``cache_dir`` is where compiled engines are kept;
+    it is not used without any.
     Raises InputError for a bad argument or an unknown name, BundleError for a bundle that is damaged or hostile,
     BackendError or MissingExtraError if no engine takes it.
     """
     bundle = Bundle.load(find_bundle(path_or_name))
-    chosen = resolve(backend)
-    if precision == "auto":
-        precision = "fp32"
-    graph = graph_of(precision, chosen)
+    choice = choose(bundle, backend, precision)
+    if engine is not None or device != 0:
+        raise InputError(
+            f"backend {choice.backend} has no compiled engines and no devices: leave engine None and device 0"
+        )
+    return open_bundle(bundle, choice, tile=tile)
+
+
+def choose(bundle: Bundle, backend: Backend, precision: Precision | Literal["auto"]) -> Choice:
+    """What ``load`` takes; InputError or BackendError if there is no such thing here."""
+    first = Choice(resolve(backend), "fp32" if precision == "auto" else precision)
+    graph = graph_of(first)
     if graph not in bundle.graphs:
         raise InputError(f"{bundle.path} holds no {graph}: it holds {', '.join(bundle.graphs) or 'no graph at all'}")
-    if engine is not None or device != 0:
-        raise InputError(f"backend {chosen} has no compiled engines and no devices: leave engine None and device 0")
+    return fastest(bundle, choices(bundle, backend, precision)) or first
+
+
+def open_bundle(bundle: Bundle, choice: Choice, *, tile: Tile = "auto") -> SuperResolver:
+    """``bundle`` in one engine and precision that ``choices`` names."""
 
     def open_float_session() -> Session:
-        return open_session(chosen, bundle.onnx("fp32", "float32"))
+        return open_session(choice.backend, bundle.onnx("fp32", "float32"))
 
     return SuperResolver(
-        open_session(chosen, bundle.onnx(graph)),
+        open_session(choice.backend, bundle.onnx(graph_of(choice))),
         bundle.config,
         open_float_session=open_float_session,
-        backend=chosen,
-        precision=precision,
+        backend=choice.backend,
+        precision=choice.precision,
         tile=tile,
     )
 
 
-def graph_of(precision: Precision, backend: Backend) -> Graph:
-    """Which of a bundle's graphs ``backend`` takes for ``precision``; InputError if there is no such precision."""
-    if precision not in get_args(Precision):
-        raise InputError(f"precision must be auto or one of {', '.join(get_args(Precision))}, got {precision!r}")
-    return "int8-cpu" if precision == "int8" and backend in ON_CPU else precision
+def graph_of(choice: Choice) -> Graph:
+    """Which of a bundle's graphs it takes; InputError if there is no such precision."""
+    if choice.precision not in get_args(Precision):
+        known = ", ".join(get_args(Precision))
+        raise InputError(f"precision must be auto or one of {known}, got {choice.precision!r}")
+    return "int8-cpu" if choice.precision == "int8" and choice.backend in ON_CPU else choice.precision
 
 
 def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:

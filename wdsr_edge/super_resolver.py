@@ -20,6 +20,8 @@ from .tiling import auto_tile, tiles
 
 Frame = NDArray[Any]
 Color = Literal["rgb", "bgr"]
+Tile = int | Literal["auto"] | None
+"""Core edge of a tile in LR pixels, automatic, or None for whole frames."""
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -46,7 +48,7 @@ class SuperResolver:
         open_float_session: Callable[[], Session],
         backend: Backend = "onnxruntime",
         precision: Precision = "fp32",
-        tile: int | Literal["auto"] | None = "auto",
+        tile: Tile = "auto",
     ) -> None:
         """``session`` runs the uint8 graph; ``open_float_session`` opens the float one when a frame first needs it."""
         if tile not in ("auto", None) and (

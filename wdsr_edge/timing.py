@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +28,11 @@ class Latency:
     """Calls a second, one after the other: 1000 / mean."""
 
 
+Key = TypeVar("Key")
+
+TURNS = 3
+
+
 def measure(call: Callable[[], object], *, warmup: int = 3, seconds: float = 2.0, least: int = 10) -> Latency:
     """Time ``call`` for ``seconds`` and at least ``least`` times, after ``warmup`` calls that do not count.
 
@@ -34,12 +40,37 @@ def measure(call: Callable[[], object], *, warmup: int = 3, seconds: float = 2.0
     """
     for _ in range(warmup):
         call()
+    return _latency(_times(call, seconds, least))
+
+
+def measure_in_turns(
+    calls: Mapping[Key, Callable[[], object]], *, warmup: int = 3, seconds: float = 2.0, least: int = 10
+) -> dict[Key, Latency]:
+    """``measure`` of each of ``calls``, in TURNS turns: what slows the machine for a while slows all of them.
+
+    At the start of each turn ``warmup`` calls do not count, as another's threads may still spin.
+    """
+    times: dict[Key, list[float]] = {key: [] for key in calls}
+    for _ in range(TURNS):
+        for key, call in calls.items():
+            for _ in range(warmup):
+                call()
+            times[key] += _times(call, seconds / TURNS, -(-least // TURNS))
+    return {key: _latency(found) for key, found in times.items()}
+
+
+def _times(call: Callable[[], object], seconds: float, least: int) -> list[float]:
+    """Milliseconds of each call."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < least or time.perf_counter() < end:
         start = time.perf_counter()
         call()
         times.append((time.perf_counter() - start) * 1000)
+    return times
+
+
+def _latency(times: list[float]) -> Latency:
     p50, p95, p99 = (float(value) for value in np.percentile(times, (50, 95, 99)))
     mean = float(np.mean(times))
     return Latency(len(times), p50, p95, p99, mean, 1000 / mean)

@@ -97,7 +97,7 @@ def calibrate(
     model: EDSR | WDSR,
     samples: CalibrationSet,
     *,
-    max_drop: float = 0.05,
+    max_drop: float = 0.02,
     config: CalibrationConfig = CalibrationConfig(),
     on_stage: Callable[[str, int], None] = lambda stage, total: None,
     on_step: Callable[[], None] = lambda: None,

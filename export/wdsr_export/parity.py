@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from wdsr_edge._errors import InputError, require
-from wdsr_edge.backends import Session
+from wdsr_edge.backends import Backend, Session, installed, open_session
 from wdsr_edge.backends.onnxruntime import OnnxRuntimeSession
 from wdsr_edge.bundle import Bundle, Graph
-from wdsr_edge.config import ModelConfig
 from wdsr_edge.evaluation import Upscale
 from wdsr_edge.gates import GATES, Gate, gate_of
 from wdsr_edge.images import Rgb
@@ -23,6 +22,7 @@ from wdsr_edge.loading import find_bundle
 from wdsr_edge.metrics import Difference, difference
 from wdsr_edge.models import EDSR, WDSR, reference
 from wdsr_edge.models.reference import to_image, to_tensor
+from wdsr_edge.samples import golden_frame
 from wdsr_edge.super_resolver import SuperResolver
 
 from .diagnosis import diagnose
@@ -30,16 +30,20 @@ from .diagnosis import diagnose
 
 @dataclass(frozen=True)
 class Parity:
-    """One precision against the reference."""
+    """One graph in one engine against the reference."""
 
     graph: Graph
     """Which graph."""
+    engine: str
+    """What ran it; empty for a function of unknown origin."""
     images: Mapping[str, Difference]
     """Each image by name."""
     total: Difference
     """All images taken as one."""
     passed: bool
-    """Whether the precision's gate is met."""
+    """Whether the graph's gate is met."""
+    golden_db: float | None = None
+    """PSNR on the golden frame, dB; None if it was not asked for."""
     diagnosis: str = ""
     """If not: the fault that explains it, or that none of those tried does."""
     tried: Mapping[str, float] | None = None
@@ -47,7 +51,13 @@ class Parity:
 
 
 def check_parity(
-    model: EDSR | WDSR, upscale: Upscale, frames: Mapping[str, Rgb], graph: Graph, gate: Gate | None = None
+    model: EDSR | WDSR,
+    upscale: Upscale,
+    frames: Mapping[str, Rgb],
+    graph: Graph,
+    gate: Gate | None = None,
+    *,
+    engine: str = "",
 ) -> Parity:
     """Run ``upscale`` and the PyTorch reference on uint8 HWC RGB ``frames``, compare, and diagnose a failure.
 
@@ -69,14 +79,14 @@ def check_parity(
     images = {name: difference(found[name], expected[name]) for name in frames}
     total = _total(images, expected)
     if gate.admits(total):
-        return Parity(graph, images, total, True)
+        return Parity(graph, engine, images, total, True)
     worst = min(frames, key=lambda name: images[name].psnr_db)
     diagnosis, tried = diagnose(model, frames[worst], found[worst])
-    return Parity(graph, images, total, False, diagnosis, tried)
+    return Parity(graph, engine, images, total, False, diagnosis=diagnosis, tried=tried)
 
 
 def verify(model: EDSR | WDSR, source: str | os.PathLike[str], frames: Mapping[str, Rgb]) -> list[Parity]:
-    """Parity of every uint8 graph of a bundle (a directory or a zoo name), or of one ONNX file.
+    """Parity of every uint8 graph of a bundle (a directory or a zoo name) in every engine here, or of one ONNX file.
 
     An ONNX file may be any graph with one input and one output, uint8 NHWC or float32 NCHW in [0, 1]: that is how a
     file made elsewhere is compared. Raises InputError, BundleError or BackendError.
@@ -84,21 +94,37 @@ def verify(model: EDSR | WDSR, source: str | os.PathLike[str], frames: Mapping[s
     if Path(source).is_file():
         return [check_parity(model, _foreign_graph(Path(source)), frames, "fp32")]
     bundle = Bundle.load(find_bundle(source))
-    found = []
-    for graph in bundle.graphs:
-        with open_exact(bundle.config, graph, bundle.onnx(graph)) as sr:
-            found.append(check_parity(model, sr, frames, graph, gate_of(graph, bundle.manifest)))
-    return found
+    if bundle.config.scale != model.config.scale:
+        raise InputError(f"{bundle.path} enlarges x{bundle.config.scale}, {model.config.name} not: another model?")
+    return [
+        found
+        for graph in bundle.graphs
+        for found in parities(model, graph, bundle.onnx(graph), frames, gate_of(graph, bundle.manifest))
+    ]
 
 
-def open_exact(config: ModelConfig, graph: Graph, onnx: bytes) -> SuperResolver:
-    """A bundle's graph in ONNX Runtime; TensorRT's INT8 node by node, as that engine would have it."""
+def parities(
+    model: EDSR | WDSR, graph: Graph, onnx: bytes, frames: Mapping[str, Rgb], gate: Gate | None = None
+) -> Iterator[Parity]:
+    """``check_parity`` of one of a bundle's graphs in each engine here that can run it."""
+    for engine, session in sessions(graph, onnx):
+        with SuperResolver(session, model.config, open_float_session=no_float_session) as sr:
+            found = check_parity(model, sr, frames, graph, gate, engine=engine)
+            golden = difference(sr(golden_frame()), reference(model)(golden_frame()))
+            yield replace(found, golden_db=golden.psnr_db)
 
-    def no_float_session() -> Session:
-        raise InputError(f"{graph} takes uint8 frames")
 
-    session = OnnxRuntimeSession(onnx, fuse_int8=graph != "int8")
-    return SuperResolver(session, config, open_float_session=no_float_session)
+def sessions(graph: Graph, onnx: bytes) -> Iterator[tuple[Backend, Session]]:
+    """Each engine here with ``graph``; TensorRT's INT8 in ONNX Runtime alone, node by node as TensorRT has it."""
+    if graph == "int8":
+        yield "onnxruntime", OnnxRuntimeSession(onnx, fuse_int8=False)
+    else:
+        yield from ((engine, open_session(engine, onnx)) for engine in installed())
+
+
+def no_float_session() -> Session:
+    """In place of the float graph, where frames are uint8."""
+    raise InputError("this graph takes uint8 frames")
 
 
 def _foreign_graph(path: Path) -> Upscale:

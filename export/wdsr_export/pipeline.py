@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,21 @@ import onnx
 import torch
 from PIL import Image
 
+from wdsr_calibration import CalibrationSet
 from wdsr_edge._version import __version__
-from wdsr_edge.backends import open_session, resolve
-from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, WEIGHTS, Bundle, Precision, check_target, onnx_name, write_bundle
+from wdsr_edge.backends import resolve
+from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, WEIGHTS, Bundle, Graph, check_target, onnx_name, write_bundle
+from wdsr_edge.comparison import Timed, compare
+from wdsr_edge.gates import GATES, Gate, gate_of
 from wdsr_edge.images import Rgb
 from wdsr_edge.models import EDSR, WDSR, fold, reference, save_checkpoint
-from wdsr_edge.samples import frame_of_size, golden_frame
-from wdsr_edge.super_resolver import SuperResolver
-from wdsr_edge.timing import Latency, measure
+from wdsr_edge.samples import golden_frame
+from wdsr_edge.speed import choices
 
 from .graph import weights_hash
+from .int8 import PICTURE, REPORT, Int8, calibration_of, entry_of, files_of, make_int8, parity_of
 from .onnx_file import export_onnx
-from .parity import Parity, check_parity
+from .parity import Parity, parities
 from .passes import Saving
 
 
@@ -36,13 +37,13 @@ class Deployment:
     """What ``deploy`` found."""
 
     bundle: Bundle | None
-    """The bundle it wrote; None if a precision failed its gate."""
-    backend: str
-    """The engine that ran the graphs."""
-    parity: Mapping[Precision, Parity]
-    """Each graph against the PyTorch reference, up to the first that failed."""
-    latency: Mapping[tuple[int, int], Latency]
-    """LR height and width to host-to-host latency."""
+    """The bundle it wrote; None if a graph failed its gate, or INT8 its budget."""
+    parity: Sequence[Parity]
+    """Each graph in each engine against the PyTorch reference, up to the graph that failed."""
+    int8: Sequence[Int8]
+    """What calibration found, if there was one."""
+    timed: Sequence[Timed]
+    """Each way to run the bundle here."""
     savings: Sequence[Saving]
     """What each graph pass saved."""
 
@@ -52,63 +53,74 @@ def deploy(
     output: str | os.PathLike[str],
     frames: Mapping[str, Rgb],
     *,
+    samples: CalibrationSet | None = None,
+    max_drop: float = 0.02,
+    keep: Bundle | None = None,
     sizes: Sequence[tuple[int, int]] = ((270, 480), (360, 640), (540, 960)),
     seconds: float = 2.0,
     details: Mapping[str, Any] | None = None,
-    on_stage: Callable[[str], None] = lambda stage: None,
+    on_stage: Callable[[str, int], None] = lambda stage, total: None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Deployment:
-    """Fold and export ``model``, prove parity on ``frames`` (uint8 HWC RGB), time it, and write the bundle.
+    """Fold and export ``model``, prove parity on ``frames`` (uint8 HWC RGB), calibrate, write the bundle, and time it.
 
-    ``sizes`` (LR height, width) are timed for ``seconds`` each. ``details`` (how it was trained, its figures) go into
-    the manifest. Nothing is written if parity fails: the result then holds the diagnosis. Raises WdsrError otherwise.
+    INT8 is calibrated on ``samples`` within ``max_drop`` dB; without any, a bundle to ``keep`` gives its INT8 graphs if
+    it holds the same weights. ``sizes`` (LR height, width) are timed for ``seconds`` each in every engine here.
+    ``details`` (how it was trained, its figures) go into the manifest. Nothing
+    is written if parity or the budget is not met: the result then says why. Raises WdsrError otherwise.
     """
-    backend = resolve("auto")
+    resolve("auto")
     check_target(output)
+    on_stage("fold and export", 1)
     with tempfile.TemporaryDirectory() as folder:
-        on_stage("fold and export")
         scratch = Path(folder)
         savings = export_onnx(model, scratch / onnx_name("fp32"))
         export_onnx(model, scratch / onnx_name("fp32", "float32"), io="float32")
-        half = export_onnx(model, scratch / onnx_name("fp16"), precision="fp16", frames=frames)[-1]
+        savings.append(export_onnx(model, scratch / onnx_name("fp16"), precision="fp16", frames=frames)[-1])
         save_checkpoint(model, scratch / WEIGHTS)
         files = {path.name: path.read_bytes() for path in scratch.iterdir()}
-
-    def opened(precision: Precision) -> SuperResolver:
-        floats = partial(open_session, backend, files[onnx_name("fp32", "float32")])
-        session = open_session(backend, files[onnx_name(precision)])
-        return SuperResolver(session, model.config, open_float_session=floats, backend=backend, precision=precision)
-
-    on_stage("verify")
-    parity: dict[Precision, Parity] = {}
-    precisions: tuple[Precision, ...] = ("fp32", "fp16")
-    for precision in precisions:
-        with opened(precision) as sr:
-            parity[precision] = check_parity(model, sr, frames, precision)
-        if not parity[precision].passed:
-            return Deployment(None, backend, parity, {}, [*savings, half])
-    on_stage("benchmark")
-    with opened("fp32") as sr:
-        latency = {size: measure(partial(sr, frame_of_size(*size)), seconds=seconds) for size in sizes}
-    on_stage("write")
+    weights = weights_hash(fold(model))
+    calibration: Mapping[str, Any] | None = None
+    graphs: tuple[Graph, ...] = ("fp32", "fp16")
+    gates: dict[Graph, Gate] = dict(GATES)
+    if samples is None and keep is not None and keep.manifest.get("weights_sha256") == weights:
+        kept = tuple(graph for graph in keep.graphs if graph not in graphs)
+        gates |= {graph: gate_of(graph, keep.manifest) for graph in kept}
+        names = [*map(onnx_name, kept), REPORT, PICTURE]
+        files |= {name: keep.read(name) for name in names if keep.has(name)}
+        graphs, calibration = (*graphs, *kept), keep.manifest.get("calibration")
+    on_stage("verify", len(graphs))
+    parity: list[Parity] = []
+    for graph in graphs:
+        parity += parities(model, graph, files[onnx_name(graph)], frames, gates[graph])
+        on_step()
+        if not all(found.passed for found in parity):
+            return Deployment(None, parity, [], [], savings)
+    entries: dict[str, dict[str, Any]] = {graph: {} for graph in graphs}
+    for found in parity:
+        entries[found.graph][found.engine] = entry_of(found, frames)
+    made: list[Int8] = []
+    if samples is not None:
+        made = make_int8(model, samples, frames, max_drop=max_drop, on_stage=on_stage, on_step=on_step)
+        if not all(one.met for one in made):
+            return Deployment(None, parity, made, [], savings)
+        files |= files_of(made)
+        entries |= parity_of(made, frames)
+        calibration = calibration_of(made, samples)
+    on_stage("write", 1)
     lr = golden_frame()
     files |= {GOLDEN_LR: _png(lr), GOLDEN_SR: _png(reference(model)(lr))}
     manifest = {
         **(details or {}),
-        "weights_sha256": weights_hash(fold(model)),
-        "parity": {precision: _entry(found, frames) for precision, found in parity.items()},
-        "calibration": None,
+        "weights_sha256": weights,
+        "parity": entries,
+        "calibration": calibration,
         "versions": {"wdsr-edge": __version__, "torch": str(torch.__version__), "onnx": onnx.__version__},
     }
     bundle = write_bundle(output, model.config, files, manifest)
-    return Deployment(bundle, backend, parity, latency, [*savings, half])
-
-
-def _entry(parity: Parity, frames: Mapping[str, Rgb]) -> dict[str, Any]:
-    """A precision's parity for the manifest; JSON has no infinity, so equal images have null dB."""
-    total = parity.total._asdict()
-    if math.isinf(parity.total.psnr_db):
-        total["psnr_db"] = None
-    return {"against": "PyTorch reference", "images": sorted(frames), **total}
+    on_stage("benchmark", len(sizes))
+    timed = compare(bundle, choices(bundle), sizes, seconds=seconds, on_step=on_step)
+    return Deployment(bundle, parity, made, timed, savings)
 
 
 def _png(image: Rgb) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wdsr_edge import timing
-from wdsr_edge.timing import measure
+from wdsr_edge.timing import TURNS, measure, measure_in_turns
 
 
 class Clock:
@@ -38,3 +38,19 @@ def test_percentiles_and_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.p95_ms == pytest.approx(100)
     assert found.mean_ms == pytest.approx(19)
     assert found.fps == pytest.approx(1000 / 19)
+
+
+def test_turns_share_the_time_and_each_begins_with_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock([0.1])
+    monkeypatch.setattr(timing, "time", clock)
+    order: list[str] = []
+
+    def call(name: str) -> None:
+        order.append(name)
+        clock.call()
+
+    calls = {name: (lambda name=name: call(name)) for name in "ab"}  # type: ignore[misc]
+    found = measure_in_turns(calls, warmup=1, seconds=TURNS * 0.35, least=1)
+    assert {name: latency.runs for name, latency in found.items()} == {"a": TURNS * 4, "b": TURNS * 4}
+    assert "".join(order) == ("a" * 5 + "b" * 5) * TURNS
+    assert measure_in_turns(calls, seconds=0, least=10)["a"].runs == TURNS * 4

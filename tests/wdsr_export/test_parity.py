@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from wdsr_edge import BundleError, InputError, WdsrError
+from wdsr_edge import BundleError, InputError
+from wdsr_edge.backends import installed
+from wdsr_edge.bundle import write_bundle
 from wdsr_edge.gates import GATES
 from wdsr_edge.models import EDSR, WDSR, ModelConfig, build, fold, reference, save_checkpoint
 from wdsr_edge.samples import golden_frame, sample_frames
@@ -538,25 +540,21 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_verify_a_bundle(bundle: Path) -> None:
     found = verify(picture_model("wdsr-b-1x8-x2"), bundle, frames())
-    assert [(parity.graph, parity.passed) for parity in found] == [("fp32", True), ("fp16", True)]
+    assert [(parity.graph, parity.engine, parity.passed) for parity in found] == [
+        (graph, engine, True) for graph in ("fp32", "fp16") for engine in installed()
+    ]
     with pytest.raises(InputError, match="another model"):
         verify(picture_model("wdsr-b-1x8-x3"), bundle, frames())
     found = verify(picture_model("wdsr-b-1x8-x2", seed=3), bundle, frames())
     assert not any(parity.passed for parity in found)
 
 
-def test_verify_a_bundle_that_holds_int8(bundle: Path, tmp_path: Path) -> None:
-    """Version 1 writes none and has no gate for it; a later one does."""
-    from wdsr_edge.bundle import write_bundle
-
+def test_verify_an_int8_graph_of_which_nothing_is_recorded(bundle: Path, tmp_path: Path) -> None:
     files = {str(p.relative_to(bundle)): p.read_bytes() for p in bundle.rglob("*.*") if p.name != "manifest.json"}
     files["int8.onnx"] = files["fp32.onnx"]
     write_bundle(tmp_path / "b", picture_model("wdsr-b-1x8-x2").config, files, {})
-    try:
-        found = verify(picture_model("wdsr-b-1x8-x2"), tmp_path / "b", frames())
-    except WdsrError:
-        return
-    assert [parity.graph for parity in found] == ["fp32", "int8"]
+    with pytest.raises(BundleError, match="records no psnr_db of int8: calibrate the model again"):
+        verify(picture_model("wdsr-b-1x8-x2"), tmp_path / "b", frames())
 
 
 @pytest.mark.parametrize("name", ["nothing", "no/such/folder", ""])

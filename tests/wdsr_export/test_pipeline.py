@@ -13,11 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 import wdsr_edge
+from wdsr_calibration import CalibrationSet, SampleConfig, sample_folders
 from wdsr_edge import Bundle, ExportError, InputError
+from wdsr_edge.backends import installed
 from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, MANIFEST, WEIGHTS
 from wdsr_edge.models import EDSR, WDSR, ModelConfig, build, fold, load_checkpoint, load_model, reference
-from wdsr_edge.samples import golden_frame
-from wdsr_export import Deployment, check_parity, deploy, pipeline, verify
+from wdsr_edge.samples import PHOTOS, golden_frame
+from wdsr_export import Deployment, check_parity, deploy, verify
+from wdsr_export import parity as parity_module
 from wdsr_export.graph import weights_hash
 
 Rgb = NDArray[np.uint8]
@@ -56,12 +59,15 @@ MODELS = {
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_it_writes_a_bundle_that_runs(model: EDSR | WDSR, tmp_path: Path) -> None:
     done = quick(model, tmp_path / "bundle")
-    assert {precision: found.passed for precision, found in done.parity.items()} == {"fp32": True, "fp16": True}
+    assert [(found.graph, found.engine, found.passed) for found in done.parity] == [
+        (graph, engine, True) for graph in ("fp32", "fp16") for engine in installed()
+    ]
     assert done.bundle is not None
     assert done.bundle.config == model.config
-    assert done.latency.keys() == set(SIZES)
-    assert all(latency.p50_ms > 0 for latency in done.latency.values())
-    assert done.backend == "onnxruntime"
+    assert [one.choice for one in done.timed] == [(engine, "fp32") for engine in installed()]
+    for one in done.timed:
+        assert one.latency.keys() == set(SIZES)
+        assert one.p50_ms == sum(latency.p50_ms for latency in one.latency.values()) > 0
     assert done.savings
     upscale, frame = reference(model), frames()["cup"]
     with wdsr_edge.load(tmp_path / "bundle") as sr:
@@ -82,7 +88,9 @@ def test_the_golden_pair_verifies(tmp_path: Path) -> None:
     np.testing.assert_array_equal(lr, golden_frame())
     np.testing.assert_array_equal(sr, reference(model)(lr))
     found = verify(load_model(tmp_path / "bundle"), tmp_path / "bundle", {"golden": lr})
-    assert [(parity.graph, parity.passed) for parity in found] == [("fp32", True), ("fp16", True)]
+    assert [(parity.graph, parity.engine, parity.passed) for parity in found] == [
+        (graph, engine, True) for graph in ("fp32", "fp16") for engine in installed()
+    ]
 
 
 def test_the_manifest_says_how_it_was_made(tmp_path: Path) -> None:
@@ -97,10 +105,12 @@ def test_the_manifest_says_how_it_was_made(tmp_path: Path) -> None:
     assert manifest["weights_sha256"] == weights_hash(fold(model))
     assert manifest["calibration"] is None
     assert manifest["versions"].keys() == {"wdsr-edge", "torch", "onnx"}
-    parity = manifest["parity"]["fp32"]
-    assert parity["images"] == ["coffee", "cup"]
-    assert parity["max_levels"] == done.parity["fp32"].total.max_levels
-    assert manifest["parity"]["fp16"]["psnr_db"] == done.parity["fp16"].total.psnr_db >= 50
+    for found in done.parity:
+        entry = manifest["parity"][found.graph][found.engine]
+        assert entry["images"] == ["coffee", "cup"]
+        assert entry["max_levels"] == found.total.max_levels
+        for recorded, measured in ((entry["psnr_db"], found.total.psnr_db), (entry["golden_db"], found.golden_db)):
+            assert (np.inf if recorded is None else recorded) == measured
     names = {"fp32.onnx", "fp32-float.onnx", "fp16.onnx", WEIGHTS, GOLDEN_LR, GOLDEN_SR}
     assert manifest["files"].keys() == names
     assert contents(tmp_path / "bundle").keys() == {*names, MANIFEST}
@@ -118,7 +128,11 @@ def test_the_manifest_is_strict_json_even_when_parity_is_perfect(
 
     model = small()
     exact = reference(model)
-    monkeypatch.setattr(pipeline, "check_parity", lambda m, _, f, p: check_parity(m, exact, f, p))
+
+    def perfect(model: Any, upscale: Any, *others: Any, **options: Any) -> Any:
+        return check_parity(model, exact, *others, **options)
+
+    monkeypatch.setattr(parity_module, "check_parity", perfect)
     quick(model, tmp_path / "bundle")
     json.loads((tmp_path / "bundle" / MANIFEST).read_text(), parse_constant=strict)
 
@@ -155,7 +169,7 @@ def test_failing_parity_writes_nothing_and_says_why(old: bool, tmp_path: Path, m
     if old:
         quick(small(seed=3), tmp_path / "bundle")
     before = contents(tmp_path)
-    real = pipeline.open_session
+    real = parity_module.open_session
 
     class Swapped:
         """Red and blue swapped on output."""
@@ -169,21 +183,21 @@ def test_failing_parity_writes_nothing_and_says_why(old: bool, tmp_path: Path, m
         def close(self) -> None:
             self.inner.close()
 
-    monkeypatch.setattr(pipeline, "open_session", lambda *args: Swapped(real(*args)))
+    monkeypatch.setattr(parity_module, "open_session", lambda *args: Swapped(real(*args)))
     stages: list[str] = []
-    done = quick(small(), tmp_path / "bundle", on_stage=stages.append)
+    done = quick(small(), tmp_path / "bundle", on_stage=lambda stage, total: stages.append(stage))
     assert done.bundle is None
-    assert not done.parity["fp32"].passed
-    assert done.parity["fp32"].diagnosis.startswith("red and blue swapped on output: ")
-    assert done.latency == {}
+    assert not done.parity[0].passed
+    assert done.parity[0].diagnosis.startswith("red and blue swapped on output: ")
+    assert done.timed == []
     assert stages == ["fold and export", "verify"]
     assert contents(tmp_path) == before
 
 
 def test_stages_are_told(tmp_path: Path) -> None:
     stages: list[str] = []
-    quick(small(), tmp_path / "bundle", on_stage=stages.append)
-    assert stages == ["fold and export", "verify", "benchmark", "write"]
+    quick(small(), tmp_path / "bundle", on_stage=lambda stage, total: stages.append(stage))
+    assert stages == ["fold and export", "verify", "write", "benchmark"]
 
 
 def test_a_model_that_cannot_be_folded_writes_nothing(tmp_path: Path) -> None:
@@ -207,7 +221,7 @@ def test_a_folder_that_is_no_bundle_is_refused_before_the_work(tmp_path: Path) -
     (tmp_path / "home" / "thesis.txt").write_text("precious")
     stages: list[str] = []
     with pytest.raises(InputError):
-        quick(small(), tmp_path / "home", on_stage=stages.append)
+        quick(small(), tmp_path / "home", on_stage=lambda stage, total: stages.append(stage))
     assert "benchmark" not in stages
 
 
@@ -226,7 +240,7 @@ def test_details_do_not_replace_what_was_measured(details: dict[str, Any], tmp_p
         return
     assert done.bundle is not None
     assert done.bundle.has("fp32.onnx")
-    assert done.bundle.manifest["parity"]["fp32"]["max_levels"] <= 1
+    assert done.bundle.manifest["parity"]["fp32"]["onnxruntime"]["max_levels"] <= 1
 
 
 def test_deploy_only_reads_the_model(tmp_path: Path) -> None:
@@ -234,3 +248,52 @@ def test_deploy_only_reads_the_model(tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     quick(model, tmp_path / "bundle")
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def calibration_set(scale: int) -> CalibrationSet:
+    return sample_folders([PHOTOS], scale, SampleConfig(crops=6, size=24, held_out=1))
+
+
+def test_int8_is_made_within_the_budget_and_kept_by_the_next_deploy(tmp_path: Path) -> None:
+    model = small("wdsr-b-1x4-x2")
+    done = quick(model, tmp_path / "a", samples=calibration_set(2), max_drop=1.0)
+    assert done.bundle is not None
+    assert [(one.graph, one.met) for one in done.int8] == [("int8", True), ("int8-cpu", True)]
+    assert done.bundle.graphs == ("fp32", "fp16", "int8", "int8-cpu")
+    parity = done.bundle.manifest["parity"]
+    assert {graph: list(entry) for graph, entry in parity.items()} == {
+        "fp32": installed(),
+        "fp16": installed(),
+        "int8": ["onnxruntime"],
+        "int8-cpu": installed(),
+    }
+    assert {one.choice for one in done.timed} == {(engine, kind) for engine in installed() for kind in ("fp32", "int8")}
+    again = quick(model, tmp_path / "b", keep=done.bundle, details={"note": 1})
+    assert again.bundle is not None
+    for name in done.bundle.manifest["files"]:
+        assert again.bundle.read(name) == done.bundle.read(name), name
+    assert again.bundle.manifest["calibration"] == done.bundle.manifest["calibration"]
+    assert again.bundle.manifest["parity"].keys() == parity.keys()
+    other = quick(small("wdsr-b-1x4-x2", seed=1), tmp_path / "c", keep=done.bundle).bundle
+    assert other is not None
+    assert other.graphs == ("fp32", "fp16")
+
+
+def test_a_budget_that_cannot_be_met_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wdsr_calibration.drop.Drop.__call__", lambda self, network, placement: 0.5)
+    done = quick(small(), tmp_path / "bundle", samples=calibration_set(2), max_drop=0.1)
+    assert done.bundle is None
+    assert all(found.passed for found in done.parity)
+    assert not any(one.met for one in done.int8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_that_loses_more_than_the_simulation_fails_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a CPU does whose products saturate."""
+    monkeypatch.setattr("wdsr_calibration.drop.Drop.__call__", lambda self, network, placement: 0.0)
+    monkeypatch.setattr("wdsr_export.int8.mean_psnr_y", lambda upscale, pairs: 30.0 + ("Super" not in repr(upscale)))
+    done = quick(small(), tmp_path / "bundle", samples=calibration_set(2), max_drop=0.1)
+    assert done.bundle is None
+    assert [(one.calibration.met, one.met) for one in done.int8] == [(True, False)] * 2

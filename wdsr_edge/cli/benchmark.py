@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import BundleArgument, JsonFlag, print_json, print_table, progress_bar
+from .._errors import BackendError, InputError
+from ..bundle import Bundle
+from .output import (
+    BackendOption,
+    BundleArgument,
+    JsonFlag,
+    PrecisionOption,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+)
 from .sizes import parse_size
+
+if TYPE_CHECKING:
+    from ..comparison import Timed
 
 
 def run(
     model: BundleArgument = "wdsr-b-3x32-x2",
     size: Annotated[list[str] | None, typer.Option(help="LR frame, WIDTHxHEIGHT; may be repeated.")] = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
     seconds: Annotated[
         float, typer.Option(min=0.0, max=3600.0, help="Time for each size, and at least 10 calls.")
     ] = 3.0,
@@ -21,30 +38,75 @@ def run(
     tile: Annotated[int, typer.Option(min=0, help="Core edge in LR pixels; 0 is automatic.")] = 0,
     json: JsonFlag = False,
 ) -> None:
-    """Time frames host to host: uint8 array in, uint8 array out, tiling included."""
-    from .. import load
-    from ..samples import frame_of_size
-    from ..timing import measure
+    """Time frames host to host, uint8 array in and out, in every engine and precision that this machine has.
 
-    sizes = [parse_size(text) for text in size or ("480x270", "640x360", "960x540", "1280x720")]
-    found = []
-    with load(model, tile=tile or "auto") as sr, progress_bar() as bar:
-        for height, width in bar.track(sizes, description="benchmark"):
-            frame = frame_of_size(height, width)
-            latency = measure(lambda frame=frame: sr(frame), warmup=warmup, seconds=seconds)  # type: ignore[misc]
-            found.append(((height, width), latency))
+    Each is first checked against the bundle's golden frame. The fastest is remembered, and is what auto then means for
+    this bundle on this machine.
+    """
+    from ..comparison import compare
+    from ..loading import choose, find_bundle
+    from ..speed import choices
+
+    sizes = [parse_size(text) for text in size or ("480x270", "960x540", "1280x720")]
+    bundle = Bundle.load(find_bundle(model))
+    choose(bundle, backend, precision)  # type: ignore[arg-type]  # says what is wrong with them
+    among = choices(bundle, backend, precision)  # type: ignore[arg-type]
+    with progress_bar() as bar:
+        task = bar.add_task("benchmark", total=len(sizes))
+        timed = compare(
+            bundle,
+            among,
+            sizes,
+            tile=tile or "auto",
+            warmup=warmup,
+            seconds=seconds,
+            on_step=lambda: bar.advance(task),
+        )
+    for one in timed:
+        if one.fault:
+            say(f"{one.choice.backend} {one.choice.precision} was not timed: {one.fault}")
+    if all(one.fault for one in timed):
+        raise BackendError(f"no engine here reproduces the golden frame of {bundle.path}")
+    if backend == precision == "auto" and not tile:
+        keep_fastest(bundle, timed)
     if json:
-        entries = [{"height": h, "width": w, **dataclasses.asdict(latency)} for (h, w), latency in found]
-        print_json({"model": sr.config.name, "backend": sr.backend, "precision": sr.precision, "sizes": entries})
+        print_json({"model": bundle.name, "choices": document_of(timed)})
         return
-    s = sr.scale
+    s = bundle.config.scale
     rows = [
         (
             f"{w}x{h} -> {w * s}x{h * s}",
+            one.choice.backend,
+            one.choice.precision,
             *(f"{value:.1f}" for value in (latency.p50_ms, latency.p95_ms, latency.p99_ms, latency.fps)),
             str(latency.runs),
         )
-        for (h, w), latency in found
+        for h, w in sizes
+        for one in timed
+        if (latency := one.latency.get((h, w))) is not None
     ]
-    title = f"{sr.config.name}, {sr.backend} {sr.precision}, host to host"
-    print_table(title, ("frame", "p50 ms", "p95 ms", "p99 ms", "frames/s", "runs"), rows)
+    header = ("frame", "engine", "precision", "p50 ms", "p95 ms", "p99 ms", "frames/s", "runs")
+    print_table(f"{bundle.name}, host to host", header, rows)
+
+
+def keep_fastest(bundle: Bundle, timed: Sequence[Timed]) -> None:
+    """Remember what was timed, for ``auto``."""
+    from ..speed import remember
+
+    try:
+        remember(bundle, {one.choice: one.p50_ms for one in timed if not one.fault})
+    except InputError as error:
+        say(f"what is fastest is not remembered: {error}")
+
+
+def document_of(timed: Sequence[Timed]) -> list[dict[str, Any]]:
+    """What was timed, for JSON."""
+    return [
+        {
+            **one.choice._asdict(),
+            "golden_db": None if one.golden is None else one.golden.psnr_db,
+            "fault": one.fault,
+            "sizes": [{"height": h, "width": w, **dataclasses.asdict(found)} for (h, w), found in one.latency.items()],
+        }
+        for one in timed
+    ]

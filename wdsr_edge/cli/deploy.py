@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json as json_module
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .._errors import InputError
+from ..bundle import Bundle
+from ..loading import find_bundle, is_checkpoint
+from .benchmark import document_of, keep_fastest
 from .output import JsonFlag, ModelArgument, count, decibels, print_json, print_table, progress_bar, say
 from .sizes import parse_size
 
 if TYPE_CHECKING:
-    from wdsr_export import Deployment
+    from wdsr_export import Deployment, Parity
 
     from ..config import ModelConfig
+    from ..metrics import Difference
 
 
 def run(
@@ -27,12 +31,22 @@ def run(
     images: Annotated[
         Path | None, typer.Option(help="Photo or folder to verify on; default: the shipped ones.")
     ] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(help="DIV2K's root or any folder of ground-truth images, to make INT8; may be repeated."),
+    ] = None,
+    max_drop: Annotated[float, typer.Option(help="INT8's budget: dB of PSNR on luma.")] = 0.02,
     size: Annotated[list[str] | None, typer.Option(help="LR frame to time, WIDTHxHEIGHT; may be repeated.")] = None,
     seconds: Annotated[float, typer.Option(min=0.0, max=3600.0, help="Time for each size.")] = 2.0,
     card: Annotated[Path | None, typer.Option(help="JSON object for the manifest: training, figures, licence.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Fold, export, verify against PyTorch, time, and write the bundle; one table says how it went."""
+    """Fold, export, verify against PyTorch, calibrate, write the bundle, and time it; one table says how it went.
+
+    INT8 is made with --calibration; without it, a bundle keeps the INT8 graphs that it has. The fastest engine and
+    precision are remembered, and are what auto then means for this bundle on this machine.
+    """
+    from wdsr_calibration import sample_folders
     from wdsr_export import deploy
 
     from ..models import load_model
@@ -42,53 +56,93 @@ def run(
     target = output or Path(network.config.name)
     frames = sample_frames(images)
     sizes = [parse_size(text) for text in size or ("480x270", "640x360", "960x540")]
-    details = _read_card(card) if card else _card_of(model)
+    origin = None if is_checkpoint(model) else Bundle.load(find_bundle(model))
+    details = _read_card(card) if card else _card_of(origin)
+    samples = None
+    if calibration:
+        scale = network.config.scale
+        samples = sample_folders(calibration, scale, on_skipped=lambda path, reason: say(f"skipped: {reason}"))
     with progress_bar() as bar:
-        task = bar.add_task("deploy", total=4)
+        task = bar.add_task("deploy", total=None)
 
-        def on_stage(stage: str) -> None:
+        def on_stage(stage: str, total: int) -> None:
             say(f"{network.config.name}: {stage}")
-            bar.update(task, description=stage, advance=1)
+            bar.reset(task, description=stage, total=total)
 
-        found = deploy(network, target, frames, sizes=sizes, seconds=seconds, details=details, on_stage=on_stage)
-    if json:
-        latency = [{"height": h, "width": w, **dataclasses.asdict(timed)} for (h, w), timed in found.latency.items()]
-        print_json(
-            {
-                "model": network.config.name,
-                "bundle": None if found.bundle is None else str(found.bundle.path),
-                "backend": found.backend,
-                "parity": {
-                    precision: {"passed": parity.passed, "diagnosis": parity.diagnosis, **parity.total._asdict()}
-                    for precision, parity in found.parity.items()
-                },
-                "latency": {"fp32": latency},
-                "passes": [saving._asdict() for saving in found.savings],
-                "not_built_yet": ["int8", "tensorrt"],
-            }
+        found = deploy(
+            network,
+            target,
+            frames,
+            samples=samples,
+            max_drop=max_drop,
+            keep=origin,
+            sizes=sizes,
+            seconds=seconds,
+            details=details,
+            on_stage=on_stage,
+            on_step=lambda: bar.advance(task),
         )
+    if json:
+        print_json(_document(network.config, found))
     else:
         _print_report(network.config, found)
     if found.bundle is None:
-        failed = next(parity for parity in found.parity.values() if not parity.passed)
-        say(f"parity of {failed.graph} failed, nothing was written: {failed.diagnosis}")
+        failed = next((parity for parity in found.parity if not parity.passed), None)
+        fault = f"parity of {failed.graph} failed: {failed.diagnosis}" if failed else ""
+        say(f"nothing was written: {fault or f'no INT8 placement stays within {max_drop:g} dB'}")
         raise typer.Exit(1)
+    keep_fastest(found.bundle, found.timed)
     say(f"wrote {found.bundle.path}")
 
 
+def _document(config: ModelConfig, found: Deployment) -> dict[str, Any]:
+    return {
+        "model": config.name,
+        "bundle": None if found.bundle is None else str(found.bundle.path),
+        "parity": [
+            {"graph": p.graph, "engine": p.engine, "passed": p.passed, "diagnosis": p.diagnosis, **p.total._asdict()}
+            for p in _parities(found)
+        ],
+        "int8_drop_db": {one.graph: one.drops for one in found.int8},
+        "choices": document_of(found.timed),
+        "passes": [saving._asdict() for saving in found.savings],
+        "not_built_yet": ["tensorrt"],
+    }
+
+
+def _parities(found: Deployment) -> list[Parity]:
+    return [*found.parity, *(parity for one in found.int8 for parity in one.parity)]
+
+
 def _print_report(config: ModelConfig, found: Deployment) -> None:
-    totals = [parity.total for parity in found.parity.values()]
-    rows = [
-        ("PSNR to PyTorch", *(decibels(total.psnr_db) for total in totals)),
-        ("largest difference", *(count(total.max_levels, "level") for total in totals)),
+    """A column for each precision; the worst engine counts for parity, and has a row of its own for time."""
+    columns = [
+        [parity.total for parity in _parities(found) if parity.graph in graphs]
+        for graphs in (("fp32",), ("fp16",), ("int8", "int8-cpu"))
     ]
-    for (h, w), latency in found.latency.items():
-        rows.append((f"{w}x{h}, p50 (p99) ms", f"{latency.p50_ms:.1f} ({latency.p99_ms:.1f})", "for GPUs"))
-    missing = ["by calibrate", "not built yet"]
-    title = (
-        f"{config.name}: {config.parameters:,} parameters, {config.macs:,} MACs/LR pixel, {found.backend} on the CPU"
-    )
-    print_table(title, ("", "FP32", "FP16", "INT8", "TensorRT"), [(*row, *missing) for row in rows])
+    missing, last = "needs --calibration", ["not built yet"]
+
+    def row(title: str, of: Callable[[Difference], float], best: Any, shown: Callable[[Any], str]) -> list[str]:
+        return [title, *(shown(best(map(of, column))) if column else missing for column in columns), *last]
+
+    rows = [
+        row("PSNR to PyTorch", lambda total: total.psnr_db, min, decibels),
+        row("largest difference", lambda total: total.max_levels, max, lambda levels: count(levels, "level")),
+    ]
+    if found.int8:
+        rows.append(["drop on held-out images", "", "", f"{max(one.drop_db for one in found.int8):.3f} dB", *last])
+    for h, w in found.timed[0].latency if found.timed else ():
+        for engine in dict.fromkeys(one.choice.backend for one in found.timed):
+            cells = {"fp32": "", "fp16": "for GPUs", "int8": "" if columns[2] else missing}
+            for one in found.timed:
+                if one.choice.backend == engine:
+                    latency = one.latency.get((h, w))
+                    cells[one.choice.precision] = (
+                        f"{latency.p50_ms:.1f} ({latency.p99_ms:.1f})" if latency else one.fault
+                    )
+            rows.append([f"{w}x{h} in {engine}, p50 (p99) ms", *cells.values(), *last])
+    title = f"{config.name}: {config.parameters:,} parameters, {config.macs:,} MACs/LR pixel, on the CPU"
+    print_table(title, ("", "FP32", "FP16", "INT8", "TensorRT"), rows)
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -101,15 +155,9 @@ def _read_card(path: Path) -> dict[str, Any]:
     return card
 
 
-def _card_of(model: str) -> dict[str, Any]:
+def _card_of(origin: Bundle | None) -> dict[str, Any]:
     """What the bundle that a model came from says of its training, so that deploying it again keeps that."""
-    from ..bundle import Bundle
-    from ..loading import find_bundle, is_checkpoint
-
-    if is_checkpoint(model):
-        return {}
-    manifest = Bundle.load(find_bundle(model)).manifest
-    return {key: manifest[key] for key in CARD_KEYS if key in manifest}
+    return {key: origin.manifest[key] for key in CARD_KEYS if key in origin.manifest} if origin else {}
 
 
 CARD_KEYS = ("training", "figures", "licence")

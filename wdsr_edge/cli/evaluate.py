@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from .._errors import InputError
-from .output import JsonFlag, ModelArgument, count, print_json, print_table, printable, progress_bar, say
+from .output import (
+    BackendOption,
+    JsonFlag,
+    ModelArgument,
+    PrecisionOption,
+    count,
+    print_json,
+    print_table,
+    printable,
+    progress_bar,
+    say,
+)
 
 if TYPE_CHECKING:
     from ..evaluation import Score, Upscale
@@ -36,6 +47,8 @@ def run(
         bool, typer.Option("--self-ensemble", help="Mean over the eight flips and rotations: 8 times as slow.")
     ] = False,
     device: Annotated[str, typer.Option(help="Where a checkpoint runs, as torch names it: cpu, cuda, cuda:1.")] = "cpu",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "fp32",
     csv: Annotated[bool, typer.Option("--csv", help="One line for each image on stdout.")] = False,
     json: JsonFlag = False,
 ) -> None:
@@ -48,7 +61,7 @@ def run(
 
     if csv and json:
         raise InputError("--csv and --json exclude each other")
-    scale, upscale = _open(model, device)
+    scale, upscale = _open(model, device, backend, precision)
     folders = {name: find_dataset(name, datasets) for name in sets}
     chosen = self_ensemble(upscale) if ensemble else upscale
     reports = {name: _evaluate(name, folder, scale, chosen) for name, folder in folders.items()}
@@ -70,7 +83,7 @@ def run(
             _print(f"{model} on {name}{', self-ensemble' if ensemble else ''}", found)
 
 
-def _open(model: str, device: str) -> tuple[int, Upscale]:
+def _open(model: str, device: str, backend: str, precision: str) -> tuple[int, Upscale]:
     """Scale of a checkpoint, bundle or zoo model, and what makes its images."""
     from .. import load
     from ..loading import is_checkpoint
@@ -79,11 +92,13 @@ def _open(model: str, device: str) -> tuple[int, Upscale]:
         from ..models import load_checkpoint, reference
         from ..training import open_device
 
+        if (backend, precision) != ("auto", "fp32"):
+            raise InputError("--backend and --precision are for bundles; a checkpoint runs in PyTorch as it is")
         network = load_checkpoint(model).to(open_device(device))
         return network.config.scale, reference(network)
     if device != "cpu":
         raise InputError("--device is for checkpoints; a bundle runs where its engine does")
-    resolver = load(model)
+    resolver = load(model, backend=backend, precision=precision)  # type: ignore[arg-type]
     return resolver.scale, resolver
 
 

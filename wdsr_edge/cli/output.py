@@ -26,6 +26,12 @@ from rich.text import Text
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A zoo name, a bundle directory or a checkpoint.")]
+BackendOption = Annotated[
+    str, typer.Option("--backend", help="auto, onnxruntime or openvino; auto is the fastest measured here.")
+]
+PrecisionOption = Annotated[
+    str, typer.Option("--precision", help="auto, fp32, fp16 or int8; auto is the fastest measured here.")
+]
 BundleArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A zoo name or a bundle directory.")]
 
 if sys.stdout is None:  # closed by whoever started us

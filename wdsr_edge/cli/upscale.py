@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from .output import JsonFlag, count, print_json, progress_bar, say
+from .output import BackendOption, JsonFlag, PrecisionOption, count, print_json, progress_bar, say
 
 
 def run(
     inputs: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File or folder; default: NAME_xSCALE.")] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="A zoo name or a bundle directory.")] = "wdsr-b-3x32-x2",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
     format: Annotated[str, typer.Option(help="png, jpg, webp, bmp or tif; default: as each input.")] = "",
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG and WebP quality.")] = 95,
     tile: Annotated[int, typer.Option(min=0, help="Core edge of a tile in LR pixels; 0 is automatic.")] = 0,
@@ -26,7 +28,7 @@ def run(
     from .. import InputError, load
     from ..upscale import plan, upscale_files
 
-    with load(model, tile=tile or "auto") as sr:
+    with load(model, backend=backend, precision=precision, tile=tile or "auto") as sr:  # type: ignore[arg-type]
         jobs = plan(inputs, output, sr.scale, suffix=f".{format.lstrip('.')}" if format else "")
         with progress_bar() as bar:
             done = list(bar.track(upscale_files(sr, jobs, quality=quality), len(jobs), description="upscale"))

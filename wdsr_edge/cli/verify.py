@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from .._errors import InputError
 from .output import JsonFlag, ModelArgument, decibels, print_json, print_table, say
-
-if TYPE_CHECKING:
-    from ..bundle import Precision
 
 
 def run(
@@ -40,7 +37,8 @@ def run(
                 (name, decibels(d["psnr_db"]), str(d["max_levels"]), f"{d['share_off']:.4%}")
                 for name, d in (*report["images"].items(), ("all", report["total"]))
             ]
-            title = f"{report['precision']} against {report['against']}: {'passed' if report['passed'] else 'FAILED'}"
+            what = f"{report['precision']} in {report['engine']}" if report["engine"] else report["precision"]
+            title = f"{what} against {report['against']}: {'passed' if report['passed'] else 'FAILED'}"
             print_table(title, ("image", "PSNR", "max levels", "values off"), rows)
             if report["diagnosis"]:
                 say(f"{report['precision']}: {report['diagnosis']}")
@@ -62,6 +60,7 @@ def _against_torch(model: str, images: Path | None, onnx: Path | None) -> list[d
     return [
         {
             "precision": parity.graph,
+            "engine": parity.engine,
             "against": "the PyTorch reference",
             "passed": parity.passed,
             "images": {name: difference._asdict() for name, difference in parity.images.items()},
@@ -74,25 +73,22 @@ def _against_torch(model: str, images: Path | None, onnx: Path | None) -> list[d
 
 
 def _against_golden(model: str) -> list[dict[str, Any]]:
-    from .. import Bundle, load
-    from ..gates import gate_of
-    from ..loading import find_bundle
-    from ..metrics import difference
+    from ..bundle import Bundle
+    from ..gates import check_golden
+    from ..loading import find_bundle, graph_of, open_bundle
+    from ..speed import choices
 
     bundle = Bundle.load(find_bundle(model))
-    lr, expected = bundle.golden()
     reports = []
-    for graph in bundle.graphs:
-        if graph == "int8":  # TensorRT's form, which no engine here runs as it is meant
-            continue
-        precision: Precision = "int8" if graph == "int8-cpu" else graph
-        with load(bundle.path, precision=precision) as sr:
-            found = difference(sr(lr), expected)
+    for choice in (*choices(bundle), *choices(bundle, precision="fp16")):
+        with open_bundle(bundle, choice) as sr:
+            found, passed = check_golden(bundle, graph_of(choice), sr)
         reports.append(
             {
-                "precision": graph,
+                "precision": choice.precision,
+                "engine": choice.backend,
                 "against": "the golden frame (install the export extra to compare with PyTorch)",
-                "passed": gate_of(graph, bundle.manifest, "golden_db").admits(found),
+                "passed": passed,
                 "images": {"golden": found._asdict()},
                 "total": found._asdict(),
                 "diagnosis": "",

@@ -17,8 +17,7 @@ Command = Callable[..., Done]
 
 @pytest.fixture
 def wdsr_edge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """The real entry point in this process, in an empty folder, with a cache of its own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    """The real entry point in this process, in an empty folder."""
     for name in ("WDSR_EDGE_DATA", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "work").mkdir()

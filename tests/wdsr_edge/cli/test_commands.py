@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.command_line import Done, refused, wdsr_edge
 from wdsr_edge import cli, samples
+from wdsr_edge.backends import BUILT
 
 ROOT = Path(__file__).parents[3]
 MODEL = "wdsr-b-3x32-x2"
@@ -164,9 +165,11 @@ def test_deploy_makes_a_bundle_that_runs(tmp_path: Path, small_photo: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     report = document(done)
-    assert report["parity"]["fp32"]["max_levels"] <= 1
-    assert report["latency"]["fp32"][0]["p50_ms"] > 0
-    assert report["not_built_yet"] == ["int8", "tensorrt"]
+    assert {(entry["graph"], entry["engine"]) for entry in report["parity"]} >= {("fp32", engine) for engine in BUILT}
+    assert all(entry["passed"] for entry in report["parity"])
+    for entry in report["choices"]:
+        assert entry["sizes"][0]["p50_ms"] > 0
+    assert report["not_built_yet"] == ["tensorrt"]
     again = wdsr_edge("upscale", small_photo, "-m", bundle, "-o", tmp_path / "big.png")
     assert again.returncode == 0, again.stderr
     manifest = json.loads((bundle / "manifest.json").read_text())
@@ -186,10 +189,23 @@ def test_deploy_table_says_what_is_not_built(tmp_path: Path, small_photo: Path) 
 
 
 def test_benchmark_figures_are_in_order() -> None:
-    (size,) = document(wdsr_edge("benchmark", MODEL, "--size", "64x48", "--seconds", "0.2", "--json"))["sizes"]
-    assert 0 < size["p50_ms"] <= size["p95_ms"] <= size["p99_ms"]
-    assert size["runs"] >= 10
-    assert size["fps"] == pytest.approx(1000 / size["mean_ms"])
+    found = document(wdsr_edge("benchmark", MODEL, "--size", "64x48", "--seconds", "0.2", "--json"))["choices"]
+    assert {(entry["backend"], entry["precision"]) for entry in found} == {
+        (backend, precision) for backend in BUILT for precision in ("fp32", "int8")
+    }
+    for entry in found:
+        (size,) = entry["sizes"]
+        assert 0 < size["p50_ms"] <= size["p95_ms"] <= size["p99_ms"]
+        assert size["runs"] >= 10
+        assert size["fps"] == pytest.approx(1000 / size["mean_ms"])
+        assert not entry["fault"]
+
+
+def test_benchmark_of_one_engine_and_precision() -> None:
+    options = ["--size", "64x48", "--seconds", "0", "--backend", "openvino", "--precision", "fp16"]
+    done = wdsr_edge("benchmark", MODEL, *options)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[3:5] for line in done.stdout.splitlines()[2:]] == [["openvino", "fp16"]]
 
 
 def test_doctor_tries_the_engine() -> None:

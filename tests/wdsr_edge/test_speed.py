@@ -1,0 +1,117 @@
+"""What is fastest is measured, remembered, and then what auto means."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import wdsr_edge
+from tests.bundles import edit
+from wdsr_edge import Bundle, InputError
+from wdsr_edge._files import user_cache
+from wdsr_edge.backends import installed
+from wdsr_edge.comparison import compare
+from wdsr_edge.gates import GATES, Gate
+from wdsr_edge.loading import open_bundle
+from wdsr_edge.speed import Choice, choices, fastest, remember
+
+FP32, INT8 = Choice("onnxruntime", "fp32"), Choice("onnxruntime", "int8")
+
+
+@pytest.fixture
+def bundle(good: Path, tmp_path: Path) -> Bundle:
+    """With an INT8 graph for CPUs, which is the FP32 one."""
+    copy = Bundle.load(shutil.copytree(good, tmp_path / "copy"))
+    files = {name: copy.read(name) for name in copy.manifest["files"]}
+    parity = {**copy.details["parity"], "int8-cpu": {"onnxruntime": {"psnr_db": None, "golden_db": None}}}
+    details = {**copy.details, "parity": parity}
+    return wdsr_edge.bundle.write_bundle(
+        tmp_path / "int8", copy.config, {**files, "int8-cpu.onnx": files["fp32.onnx"]}, details
+    )
+
+
+def test_choices_are_what_the_bundle_holds_and_the_machine_has(bundle: Bundle, good: Path) -> None:
+    assert choices(bundle) == tuple(Choice(engine, kind) for kind in ("fp32", "int8") for engine in installed())
+    assert choices(Bundle.load(good)) == tuple(Choice(engine, "fp32") for engine in installed())
+    assert choices(bundle, "onnxruntime") == (FP32, INT8)
+    assert choices(bundle, precision="fp16")[0] == ("onnxruntime", "fp16")
+    assert choices(bundle, "tensorrt") == ()
+
+
+def test_auto_is_the_documented_order_until_something_was_measured(bundle: Bundle) -> None:
+    assert fastest(bundle, choices(bundle)) is None
+    with wdsr_edge.load(bundle.path) as sr:
+        assert (sr.backend, sr.precision) == FP32
+    remember(bundle, {FP32: 9.0, INT8: 4.0})
+    with wdsr_edge.load(bundle.path) as sr:
+        assert (sr.backend, sr.precision) == INT8
+    with wdsr_edge.load(bundle.path, precision="fp32") as sr:
+        assert (sr.backend, sr.precision) == FP32
+    remember(bundle, {FP32: 9.0, INT8: 9.5})
+    with wdsr_edge.load(bundle.path, backend="onnxruntime") as sr:
+        assert (sr.backend, sr.precision) == FP32
+
+
+def test_another_bundle_of_that_name_knows_nothing(bundle: Bundle, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remember(bundle, {FP32: 9.0, INT8: 4.0})
+    assert fastest(Bundle.load(good), (FP32, INT8)) is None
+    monkeypatch.setattr("wdsr_edge.speed._version", lambda engine: "another")
+    assert fastest(bundle, (FP32, INT8)) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"measured": [{}]}', '{"measured": 3}', '{"measured": [3]}', "\0"])
+def test_a_damaged_memory_is_none(bundle: Bundle, text: str) -> None:
+    remember(bundle, {FP32: 9.0, INT8: 4.0})
+    (file,) = (user_cache() / "speed").iterdir()
+    file.write_text(text)
+    assert fastest(bundle, (FP32, INT8)) is None
+    wdsr_edge.load(bundle.path).close()
+
+
+def test_a_cache_that_cannot_be_written(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="cannot write"):
+        remember(bundle, {FP32: 9.0})
+    assert fastest(bundle, (FP32,)) is None
+
+
+def test_each_choice_is_timed_in_turns(bundle: Bundle) -> None:
+    steps: list[int] = []
+    among = choices(bundle)
+    found = compare(bundle, among, [(8, 8), (9, 12)], seconds=0, on_step=lambda: steps.append(0))
+    assert [one.choice for one in found] == list(among)
+    for one in found:
+        assert not one.fault
+        assert one.golden is not None
+        assert one.golden.max_levels <= 1
+        assert list(one.latency) == [(8, 8), (9, 12)]
+        assert all(latency.runs >= 10 for latency in one.latency.values())
+    assert len(steps) == 2
+
+
+def test_what_misses_the_golden_frame_is_not_timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As INT8 would on a CPU whose products saturate."""
+    edit(bundle.path, lambda manifest: manifest["parity"]["int8-cpu"]["onnxruntime"].update(golden_db=400.0))
+    found = compare(Bundle.load(bundle.path), (FP32, INT8), [(8, 8)], seconds=0)
+    assert [bool(one.fault) for one in found] == [False, True]
+    assert "golden frame" in found[1].fault
+    assert found[1].latency == {}
+    monkeypatch.setitem(GATES, "fp32", Gate(1000.0, 0, 0.0))  # type: ignore[index]
+    assert compare(bundle, (FP32,), [(8, 8)], seconds=0)[0].fault
+
+
+def test_an_engine_that_fails_is_not_timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(bundle: Bundle, choice: Choice, **options: Any) -> Any:
+        if choice == INT8:
+            raise wdsr_edge.BackendError("no such instruction")
+        return open_bundle(bundle, choice, **options)
+
+    monkeypatch.setattr("wdsr_edge.comparison.open_bundle", opened)
+    found = compare(bundle, (FP32, INT8), [(8, 8)], seconds=0)
+    assert (found[1].fault, found[1].golden, found[0].fault) == ("no such instruction", None, "")
+    assert json.dumps([one.fault for one in found])

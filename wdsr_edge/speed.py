@@ -1,0 +1,76 @@
+"""Which engine and precision is fastest here: measured by ``deploy`` and ``benchmark``, kept in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ._files import replacing, user_cache
+from .backends import ON_CPU, Backend, installed
+from .bundle import Bundle, Precision
+
+
+class Choice(NamedTuple):
+    """One way to run a bundle."""
+
+    backend: Backend
+    """The engine."""
+    precision: Precision
+    """The precision in it."""
+
+
+def choices(
+    bundle: Bundle, backend: Backend = "auto", precision: Precision | Literal["auto"] = "auto"
+) -> tuple[Choice, ...]:
+    """What can run ``bundle`` here, in the order that counts while nothing was measured: FP32 before INT8.
+
+    ``backend`` and ``precision`` narrow it down. FP16 must be asked for: on a CPU it is only slower.
+    """
+    kinds: tuple[Precision, ...] = ("fp32", "int8") if precision == "auto" else (precision,)
+    return tuple(
+        Choice(engine, kind)
+        for kind in kinds
+        for engine in installed()
+        if backend in ("auto", engine)
+        if ("int8-cpu" if kind == "int8" and engine in ON_CPU else kind) in bundle.graphs
+    )
+
+
+def remember(bundle: Bundle, p50_ms: Mapping[Choice, float]) -> None:
+    """Keep what was measured of ``bundle`` on this machine; InputError if the cache cannot be written."""
+    entries = [{"backend": c.backend, "precision": c.precision, "p50_ms": ms} for c, ms in p50_ms.items()]
+    with replacing(_file(bundle)) as fresh:
+        fresh.write_text(json.dumps({"model": bundle.name, "measured": entries}, indent=2) + "\n", encoding="utf-8")
+
+
+def fastest(bundle: Bundle, among: tuple[Choice, ...]) -> Choice | None:
+    """The fastest of ``among`` as ``remember`` was told; None if nothing of them was measured here."""
+    try:
+        measured = json.loads(_file(bundle).read_text(encoding="utf-8"))["measured"]
+        times = {Choice(entry["backend"], entry["precision"]): float(entry["p50_ms"]) for entry in measured}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    known = [choice for choice in among if choice in times]
+    return min(known, key=times.__getitem__) if known else None
+
+
+def _file(bundle: Bundle) -> Path:
+    """For these very files, this machine and these versions of the engines."""
+    files = sorted(bundle.manifest["files"].items())
+    engines = [(engine, _version(engine)) for engine in installed()]
+    key = hashlib.sha256(json.dumps([files, platform.node(), platform.machine(), engines]).encode()).hexdigest()
+    return user_cache() / "speed" / f"{key[:32]}.json"
+
+
+def _version(engine: str) -> str:
+    for name in (engine, f"{engine}-gpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
