@@ -8,7 +8,7 @@ require("onnx_ir", "export")
 from .calibrate import Calibration, CalibrationConfig, Fitted, calibrate, fit  # noqa: E402
 from .float16 import to_float16  # noqa: E402
 from .placement import Placement  # noqa: E402
-from .qdq import Form, insert_qdq  # noqa: E402
+from .qdq import Form, Quantised, insert_qdq  # noqa: E402
 from .rounding import RoundingConfig  # noqa: E402
 from .samples import CalibrationSet, SampleConfig, sample_folders, sample_manifest  # noqa: E402
 
@@ -19,6 +19,7 @@ __all__ = [
     "Fitted",
     "Form",
     "Placement",
+    "Quantised",
     "RoundingConfig",
     "SampleConfig",
     "calibrate",

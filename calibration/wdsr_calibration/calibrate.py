@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from wdsr_edge._errors import InputError
-from wdsr_edge.config import ModelConfig
 from wdsr_edge.images import Rgb
 from wdsr_edge.models import EDSR, WDSR, fold
 from wdsr_edge.models.reference import to_tensor
@@ -16,8 +15,8 @@ from wdsr_edge.models.reference import to_tensor
 from .drop import Drop
 from .equalisation import equalise
 from .network import Network
-from .placement import Placement, body
-from .qdq import LEVELS_OF_FORM, Form
+from .placement import body
+from .qdq import LEVELS_OF_FORM, Form, Quantised
 from .ranges import RangeMethod, channel_maxima, histograms, set_scales
 from .rounding import RoundingConfig, round_kernels
 from .samples import CalibrationSet
@@ -50,19 +49,9 @@ class CalibrationConfig:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """A calibrated network."""
+class Calibration(Quantised):
+    """A quantised network, and how it was found."""
 
-    config: ModelConfig
-    """What was calibrated."""
-    model: EDSR | WDSR
-    """Plain float kernels, equalised, and adjusted so that they round well."""
-    form: Form
-    """For which engines."""
-    scales: Mapping[str, float]
-    """The scale of each activation tensor, by its name in the deploy graph."""
-    placement: Placement
-    """What is INT8."""
     drop_db: float
     """PSNR on luma lost on the held-out images, in simulation."""
     met: bool
@@ -116,7 +105,6 @@ def calibrate(
     result = search(network, drop, max_drop, config.identities, on_measured=on_step)
     placement = result.best.placement
     return Calibration(
-        config=model.config,
         model=network.plain(),
         form=config.form,
         scales=network.scales,

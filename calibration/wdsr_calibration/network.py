@@ -46,12 +46,24 @@ class Quantiser(nn.Module):
         super().__init__()
         self.name = name
         self.signed = signed
-        self.scale: Tensor = nn.Parameter(torch.ones(()), requires_grad=False)
+        self.exponent: Tensor = nn.Parameter(torch.zeros(()), requires_grad=False)
+        """Base 2 logarithm of the scale: learned, it moves by shares (Jain et al. 2019, arXiv:1903.08066)."""
+
+    @property
+    def scale(self) -> Tensor:
+        """A number that FP16 has."""
+        return representable(self.exponent.exp2())
+
+    @torch.no_grad()
+    def set_scale(self, scale: float) -> None:
+        """Quantise to multiples of ``scale``, or of the number next to it that FP16 has."""
+        self.exponent.copy_(torch.tensor(scale).log2())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiples of the scale."""
-        levels = (x / self.scale).clamp(-LEVELS if self.signed else 0, LEVELS)
-        return round_through(levels) * self.scale
+        """Multiples of the scale, whose gradient is that of LSQ (Esser et al. 2020, arXiv:1902.08153)."""
+        scale = self.scale
+        levels = (x / scale).clamp(-LEVELS if self.signed else 0, LEVELS)
+        return round_through(levels) * scale
 
 
 class Edge(nn.Module):

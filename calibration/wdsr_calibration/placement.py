@@ -21,6 +21,15 @@ class Placement:
         """Place ``network`` so."""
         network.place(self.convs, self.identities)
 
+    @classmethod
+    def of(cls, network: Network) -> Placement:
+        """How ``network`` is placed now."""
+        placed = [name for name, edge in network.edges.items() if edge.quantised]
+        return cls(
+            tuple(name for name in network.quantisable if name in placed),
+            tuple(name for name in network.identities if name in placed),
+        )
+
     def share(self, macs: Mapping[str, int], prefix: str = "") -> float:
         """INT8 share of the multiply-accumulates, of the convolutions whose names begin with ``prefix``."""
         within = {name: count for name, count in macs.items() if name.startswith(prefix)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx_ir as ir
 import torch
 
 from wdsr_edge._errors import ExportError
+from wdsr_edge.models import EDSR, WDSR
 
 from .constants import add_constant, constant, remove_unused
 from .network import LEVELS, kernel_scales, representable
@@ -19,6 +21,20 @@ Form = Literal["tensorrt", "cpu"]
 
 LEVELS_OF_FORM: Mapping[Form, int] = {"tensorrt": LEVELS, "cpu": 63}
 """Largest code of a kernel: 7 bits on CPUs, as those without VNNI add two products in 16 bits, which 8 overflow."""
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A network and all that an INT8 graph of it says."""
+
+    model: EDSR | WDSR
+    """Plain float kernels, equalised, and adjusted so that they round well."""
+    form: Form
+    """For which engines."""
+    scales: Mapping[str, float]
+    """The scale of each activation tensor, by its name in the deploy graph."""
+    placement: Placement
+    """What is INT8."""
 
 
 def insert_qdq(model: ir.Model, scales: Mapping[str, float], placement: Placement, form: Form) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wdsr_edge._errors import InputError
 
-from .network import LEVELS, Network, representable
+from .network import LEVELS, Network
 
 RangeMethod = Literal["min-max", "percentile", "entropy", "mse"]
 
@@ -63,7 +63,7 @@ def set_scales(network: Network, found: Mapping[str, Histogram], method: RangeMe
         raise InputError(f"the range method must be one of {', '.join(get_args(RangeMethod))}, got {method!r}")
     for name, quantiser in network.tensors.items():
         reach = _METHODS[method](found[name]) if found[name].largest else 1.0
-        quantiser.scale.fill_(representable(torch.tensor(reach / LEVELS)))
+        quantiser.set_scale(reach / LEVELS)
 
 
 def _observe(network: Network, crops: Iterable[Tensor], add: Callable[[str, Tensor], None]) -> None:

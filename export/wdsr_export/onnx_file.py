@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from wdsr_calibration import Calibration, insert_qdq
+from wdsr_calibration import Quantised, insert_qdq
 from wdsr_edge._errors import InputError
 from wdsr_edge._files import replacing
 from wdsr_edge._version import __version__
@@ -28,7 +28,7 @@ from .precision import to_safe_float16
 
 
 def export_onnx(
-    model: EDSR | WDSR | Calibration,
+    model: EDSR | WDSR | Quantised,
     path: str | os.PathLike[str],
     *,
     precision: Precision = "fp32",
@@ -43,7 +43,7 @@ def export_onnx(
     N, H and W are dynamic unless ``size`` (LR height, width) fixes them with N = 1. Opset 19, IR 9.
 
     ``precision="fp16"``: FP16 wherever it reaches far enough on ``frames`` (uint8 HWC RGB; the shipped photos if not
-    given). ``precision="int8"``: ``model`` is a Calibration, whose form says what the graph is for; around INT8, the
+    given). ``precision="int8"``: ``model`` is a Quantised, whose form says what the graph is for; around INT8, the
     TensorRT form is FP16 and the CPUs' is FP32.
     Raises ExportError for a model that cannot be folded or cast, and InputError for an unknown option.
     """
@@ -53,24 +53,25 @@ def export_onnx(
         raise InputError(f"io must be uint8 or float32, got {io!r}")
     if size is not None and min(size) < 1:
         raise InputError(f"size must be at least 1x1, got {size}")
-    calibration = model if isinstance(model, Calibration) else None
-    if (calibration is not None) != (precision == "int8"):
-        raise InputError("INT8 takes what wdsr_calibration.calibrate makes, and other precisions take a network")
-    folded = fold(model.model if isinstance(model, Calibration) else model)
+    quantised = model if isinstance(model, Quantised) else None
+    if (quantised is not None) != (precision == "int8"):
+        raise InputError("INT8 takes what wdsr_calibration makes, and other precisions take a network")
+    network = model.model if isinstance(model, Quantised) else model
+    folded = fold(network)
     graph = float_graph(folded)
     savings = [run(graph) for run in (UINT8_PASSES if io == "uint8" else FLOAT_PASSES)]
     details: dict[str, object] = {}
-    if calibration is not None:
-        insert_qdq(graph, calibration.scales, calibration.placement, calibration.form)
-        details["int8"] = {"form": calibration.form, **dataclasses.asdict(calibration.placement)}
-    if precision == "fp16" or (calibration is not None and calibration.form == "tensorrt"):
+    if quantised is not None:
+        insert_qdq(graph, quantised.scales, quantised.placement, quantised.form)
+        details["int8"] = {"form": quantised.form, **dataclasses.asdict(quantised.placement)}
+    if precision == "fp16" or (quantised is not None and quantised.form == "tensorrt"):
         kept = to_safe_float16(graph, sample_frames() if frames is None else frames)
         details["kept_fp32"] = dict(kept)
         savings.append(Saving("to_safe_float16", 0, _in_words(kept)))
     graph.graph.sort()
     if size is not None:
         _fix_size(graph, *size)
-    graph.metadata_props.update(_contract(model.config, weights_hash(folded), precision, io, details))
+    graph.metadata_props.update(_contract(network.config, weights_hash(folded), precision, io, details))
     proto = ir.to_proto(graph)
     onnx.checker.check_model(proto, full_check=True)
     with replacing(path) as fresh:

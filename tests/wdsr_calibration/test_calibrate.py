@@ -44,7 +44,7 @@ def test_what_it_says_is_what_a_network_so_placed_loses(samples: CalibrationSet)
         found = quick(samples, form=form, identities="auto")
         network = Network(found.model, kernel_levels=LEVELS_OF_FORM[found.form])
         for name, scale in found.scales.items():
-            network.tensors[name].scale.fill_(scale)
+            network.tensors[name].set_scale(scale)
         assert Drop(fold(MODEL), samples.held_out)(network, found.placement) == found.drop_db
         assert found.met
         assert found.drop_db < 0.3

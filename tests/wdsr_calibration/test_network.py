@@ -87,7 +87,7 @@ def test_an_identity_shares_the_scale_of_the_convolution_beside_it() -> None:
 def test_a_placed_convolution_computes_with_codes() -> None:
     network = Network(net("wdsr-a-1x8-x2"), kernel_levels=63)
     name = "body.0.branch.2"
-    network.tensors["body.0.branch.1"].scale.fill_(0.02)
+    network.tensors["body.0.branch.1"].set_scale(0.02)
     network.place([name])
     conv = network.convs[name]
     seen: dict[str, torch.Tensor] = {}

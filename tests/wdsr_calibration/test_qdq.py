@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 
 from tests.strategies import configs, trained_like
-from wdsr_calibration import Calibration, Placement, insert_qdq
+from wdsr_calibration import Placement, Quantised, insert_qdq
 from wdsr_calibration.equalisation import equalise
 from wdsr_calibration.network import LEVELS, Network
 from wdsr_calibration.qdq import LEVELS_OF_FORM, Form
@@ -30,7 +30,7 @@ FRAME = np.ascontiguousarray(sample_frames()["chelsea.png"][60:110, 100:160])
 FORMS: tuple[Form, ...] = ("tensorrt", "cpu")
 
 
-def calibration(config: ModelConfig, form: Form, *, everything: bool = True, identities: bool = True) -> Calibration:
+def calibration(config: ModelConfig, form: Form, *, everything: bool = True, identities: bool = True) -> Quantised:
     """As ``calibrate`` would make it, but in no time."""
     network = Network(trained_like(config), kernel_levels=LEVELS_OF_FORM[form])
     crops = [to_tensor(FRAME[None])]
@@ -38,20 +38,18 @@ def calibration(config: ModelConfig, form: Form, *, everything: bool = True, ide
     set_scales(network, histograms(network, crops, channel_maxima(network, crops)), "min-max")
     convs = [name for name in network.quantisable if everything or name.startswith("body.")]
     placement = Placement(tuple(convs), network.identities if identities else ())
-    return Calibration(
-        config, network.plain(), form, network.scales, placement, 0.0, True, 1.0, 1.0, "min-max", {}, [], {}
-    )
+    return Quantised(network.plain(), form, network.scales, placement)
 
 
-def simulated(found: Calibration) -> Network:
+def simulated(found: Quantised) -> Network:
     network = Network(found.model, kernel_levels=LEVELS_OF_FORM[found.form])
     for name, scale in found.scales.items():
-        network.tensors[name].scale.fill_(scale)
+        network.tensors[name].set_scale(scale)
     found.placement.apply(network)
     return network
 
 
-def export(found: Calibration, path: Path) -> ir.Graph:
+def export(found: Quantised, path: Path) -> ir.Graph:
     export_onnx(found, path, precision="int8", frames={"chelsea": FRAME})
     return ir.load(path).graph
 
@@ -88,7 +86,7 @@ def test_any_network_runs_as_simulated(config: ModelConfig, tmp_path_factory: py
 
 
 @cache
-def graph(form: Form, folder: Path) -> tuple[Calibration, ir.Graph]:
+def graph(form: Form, folder: Path) -> tuple[Quantised, ir.Graph]:
     found = calibration(ModelConfig("wdsr-b", 2, 32, 2), form)
     return found, export(found, folder / f"{form}.onnx")
 

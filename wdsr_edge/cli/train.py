@@ -48,6 +48,9 @@ def run(
     loss: Annotated[str | None, typer.Option(help="l1, l2 or charbonnier. [l1]")] = None,
     ema: Annotated[float | None, typer.Option(help="Decay of averaged weights; 0: none. [0]")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest gradient norm; 0: any. [0]")] = None,
+    quantize: Annotated[
+        bool | None, typer.Option("--quantize", help="Train the --start model as INT8 computes it, with its scales.")
+    ] = None,
     distillation: Annotated[float | None, typer.Option(help="The teacher's share of the loss. [0.5]")] = None,
     amp: Annotated[
         str | None, typer.Option(help="auto, off, bfloat16 or float16. [auto: on on a GPU, off on a CPU]")
@@ -67,12 +70,15 @@ def run(
 ) -> None:
     """Train a network on a folder of images; a run that was stopped goes on from its last saved state.
 
-    The defaults are the paper's recipe. With torchrun --no-python wdsr-edge train ... it runs on several GPUs.
+    The defaults are the paper's recipe. With torchrun --no-python wdsr-edge train ... it runs on several GPUs. With
+    --quantize, a trained network learns to be INT8, and deploy makes the INT8 graphs of its checkpoint as they are.
     """
     given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
     from ..config import ModelConfig
     from ..models import load_model
     from ..training import check_run, config_of_start, join_world, open_device, train
+
+    options: dict[str, Any] = {}
 
     places, recipe, network = _options(given)
     missing = [name for name in ("model", "data", "output") if name not in places]
@@ -84,6 +90,8 @@ def run(
     config_ = dataclasses.replace(ModelConfig.from_name(places["model"]), **network)
     if begin is not None:
         config_ = config_of_start(config_, begin.config)
+    if recipe.quantize and (begin is None or begin.config.scale != config_.scale):
+        raise InputError("quantize needs --start, a trained model of the same scale")
     where = open_device(places.get("device", "auto"))
     reports: list[Progress] = []
     with join_world(where) as world:
@@ -95,6 +103,11 @@ def run(
                 f"{config_.name}, norm {config_.norm}: {count(len(pairs), 'image')}, {recipe.steps} steps on "
                 f"{where}{processes}, validated on {count(len(validated), 'image')}, into {places['output']}"
             )
+        if recipe.quantize and begin is not None:
+            from wdsr_calibration import finetuning
+
+            options["student"] = finetuning.begin(begin, pairs, validated, recipe.patch)
+            options["save"] = finetuning.save
         with progress_bar() as bar:
             task = bar.add_task("train", total=recipe.steps, visible=world.writes)
 
@@ -110,6 +123,7 @@ def run(
                 pairs,
                 validated,
                 places["output"],
+                **options,
                 start=begin,
                 teacher=taught,
                 device=where,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,8 +23,10 @@ from .wdsr import WDSR
 CONFIG_KEY = "wdsr_edge.config"
 
 
-def save_checkpoint(model: EDSR | WDSR, path: str | os.PathLike[str]) -> None:
-    """Write ``model`` with its config to ``path`` (``.safetensors``), replacing it only when complete.
+def save_checkpoint(
+    model: EDSR | WDSR, path: str | os.PathLike[str], metadata: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Write ``model`` with its config and ``metadata`` to ``path`` (``.safetensors``), replacing it when complete.
 
     Raises CheckpointError for weights that ``load_checkpoint`` would refuse, InputError if the disk does.
     """
@@ -30,7 +34,7 @@ def save_checkpoint(model: EDSR | WDSR, path: str | os.PathLike[str]) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and (tensor.dtype != torch.float32 or not tensor.isfinite().all()):
             raise CheckpointError(f"cannot save {path}: tensor {name} is not finite float32")
-    data = save(tensors, {CONFIG_KEY: json.dumps(model.config.to_dict(), sort_keys=True)})
+    data = save(tensors, {**metadata, CONFIG_KEY: json.dumps(model.config.to_dict(), sort_keys=True)})
     with replacing(path) as fresh:
         fresh.write_bytes(data)
 
@@ -60,16 +64,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> EDSR | WDSR:
     return model.eval()
 
 
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The metadata of a checkpoint."""
+    return _read(path)[0]
+
+
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Config and tensors of a checkpoint, not yet checked against each other."""
-    if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such file")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
+    metadata, tensors = _read(path)
     if CONFIG_KEY not in metadata:
         raise CheckpointError(f"{path}: no {CONFIG_KEY} in its metadata, so not a wdsr-edge checkpoint")
     try:
@@ -77,6 +79,16 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[ModelConfig, dict[str
     except (InputError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: bad config in its metadata ({error})") from error
     return config, tensors
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
 
 
 def _describe(tensor: Tensor) -> str:

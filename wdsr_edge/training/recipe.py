@@ -45,6 +45,8 @@ class TrainConfig:
     """Decay of the averaged weights, which are what is validated and saved; 0 saves the weights as they are."""
     clip: float = 0.0
     """Largest gradient norm; 0 does not clip."""
+    quantize: bool = False
+    """Train a network that is quantised as INT8 will be, with its scales; it begins with a trained one."""
     distillation: float = 0.5
     """Share of the loss that is the distance to the teacher's image, where there is a teacher."""
     amp: Amp = "auto"
@@ -81,10 +83,12 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise InputError(f"{name} must be from {low:g} to {high:g}, got {str(value)[:30]}")
+        if self.quantize and self.amp not in ("auto", "off"):
+            raise InputError(f"amp must be off with quantize, whose codes {self.amp} would round")
 
     def peak_rate(self, config: ModelConfig) -> float:
         """The learning rate at its highest for a network of ``config``: ten times as high with weight norm."""
-        return self.learning_rate or (1e-3 if config.norm == "weight" else 1e-4)
+        return self.learning_rate or (1e-3 if config.norm == "weight" and not self.quantize else 1e-4)
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step``, counted from 0, as a share of its highest."""

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -27,7 +28,7 @@ from .distributed import World
 from .logs import SAMPLES, Logs
 from .losses import distance
 from .recipe import TrainConfig
-from .state import Identity, Progress, identity, restore_state, save_state
+from .state import Identity, Progress, Stateful, identity, restore_state, save_state
 from .transfer import transfer
 
 _CPU = torch.device("cpu")
@@ -42,14 +43,18 @@ def train(
     *,
     start: EDSR | WDSR | None = None,
     teacher: EDSR | WDSR | None = None,
+    student: nn.Module | None = None,
+    save: Callable[[Any, Path], None] = save_checkpoint,
     device: torch.device = _CPU,
     world: World | None = None,
     on_step: Callable[[int], None] = lambda step: None,
     on_report: Callable[[Progress], None] = lambda progress: None,
-) -> EDSR | WDSR:
+) -> nn.Module:
     """Train, or go on from ``output/state.pt``; returns the averaged model, in eval mode on the CPU.
 
     ``start`` gives the first weights (see ``transfer``), ``teacher`` images to learn from beside the ground truth.
+    ``student`` is trained in place of what ``model_config`` names, such as a network that is quantised while it learns;
+    ``save`` writes it, or its average, to a path.
     ``output`` gets the model as ``last.safetensors``, and as ``best.safetensors`` where its validation PSNR is the best
     so far, ``log.csv``, ``tensorboard/`` and ``samples/``. ``on_report`` hears of every saved state; a resumed run
     reports where it stands first, and draws the same patches as an uninterrupted one. With more than one process
@@ -64,10 +69,14 @@ def train(
     _check_images(model_config, recipe, pairs, validation)
     known = identity(model_config, recipe, pairs, validation, teacher)
     with _owning(output) if world.writes else nullcontext():
-        run = _Run(model_config, recipe, start, teacher, device, world)
-        _loop(run, known, pairs, validation, output, on_step, on_report)
-    model: EDSR | WDSR = run.average.cpu().eval()
-    return model
+        if student is None:
+            torch.manual_seed(recipe.seed)
+            student = build(model_config)
+            if start is not None:
+                transfer(start, student)
+        run = _Run(student, recipe, recipe.peak_rate(model_config), teacher, device, world)
+        _loop(run, known, pairs, validation, output, save, on_step, on_report)
+    return run.average.cpu().eval()
 
 
 def _loop(
@@ -76,6 +85,7 @@ def _loop(
     pairs: Sequence[Pair],
     validation: Sequence[Pair],
     output: Path,
+    save: Callable[[Any, Path], None],
     on_step: Callable[[int], None],
     on_report: Callable[[Progress], None],
 ) -> None:
@@ -109,9 +119,9 @@ def _loop(
         progress = Progress(done, loss, run.rate(step), score, best, time.monotonic() - began)
         losses, since = _nothing(device), done
         if logs is not None:
-            save_checkpoint(run.average, output / "last.safetensors")
+            save(run.average, output / "last.safetensors")
             if improved:
-                save_checkpoint(run.average, output / "best.safetensors")
+                save(run.average, output / "best.safetensors")
             logs.add(progress)
             save_state(state, known, run.parts, progress)
         on_report(progress)
@@ -183,26 +193,21 @@ class _Run:
 
     def __init__(
         self,
-        config: ModelConfig,
+        model: nn.Module,
         recipe: TrainConfig,
-        start: EDSR | WDSR | None,
+        peak: float,
         teacher: EDSR | WDSR | None,
         device: torch.device,
         world: World,
     ) -> None:
-        self.recipe, self.device, self.world = recipe, device, world
-        torch.manual_seed(recipe.seed)
-        model = build(config)
-        if start is not None:
-            transfer(start, model)
+        self.recipe, self.peak, self.device, self.world = recipe, peak, device, world
         self.model = model.to(device)
         self.average = copy.deepcopy(self.model)
         self.teacher = None if teacher is None else copy.deepcopy(teacher).eval().to(device)
-        self.peak = recipe.peak_rate(config)
         self.amp = _amp(recipe, device)
         self.optimiser = torch.optim.Adam(self.model.parameters(), betas=(0.9, recipe.beta2))
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
-        self.parts = {
+        self.parts: dict[str, Stateful] = {
             "model": self.model,
             "average": self.average,
             "optimiser": self.optimiser,
@@ -276,7 +281,7 @@ class _Run:
 def _amp(recipe: TrainConfig, device: torch.device) -> torch.dtype | None:
     """The type of autocast, or None."""
     if recipe.amp == "auto":
-        if device.type != "cuda":
+        if device.type != "cuda" or recipe.quantize:
             return None
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[recipe.amp]

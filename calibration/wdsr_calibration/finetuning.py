@@ -1,0 +1,99 @@
+"""Quantisation-aware fine-tuning: a network that is trained as INT8 will compute it, scales included.
+
+``begin`` makes one of a trained network, for ``wdsr_edge.training.train``; ``save`` writes what it has learned as a
+checkpoint of plain kernels, whose metadata says what is INT8 and with which scales; ``learned`` reads that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from wdsr_edge._errors import CheckpointError
+from wdsr_edge.evaluation import Pair
+from wdsr_edge.images import Rgb
+from wdsr_edge.models import EDSR, WDSR, fold, load_checkpoint, save_checkpoint
+from wdsr_edge.models.checkpoint import read_metadata
+
+from .calibrate import CalibrationConfig, fit
+from .drop import Drop
+from .network import Network
+from .placement import Placement, body
+from .qdq import Form, Quantised
+from .rounding import RoundingConfig
+from .search import Identities
+
+INT8_KEY = "wdsr_edge.int8"
+
+CROPS = 128
+"""What the scales that training begins with are found on."""
+
+
+def begin(
+    model: EDSR | WDSR,
+    pairs: Sequence[Pair],
+    validation: Sequence[Pair],
+    size: int,
+    *,
+    identities: Identities = "float",
+) -> Network:
+    """``model`` equalised, its body in INT8 with scales found on LR crops of ``pairs``, everything to be learned.
+
+    ``size``: LR pixels a side of a crop. ``identities``: of the residual adds, float or int8.
+    """
+    config = CalibrationConfig(rounding=RoundingConfig(steps=0), identities=identities)
+    network = fit(model, _crops(pairs, size), Drop(fold(model), validation), config).network
+    body(network, identities == "int8").apply(network)
+    network.requires_grad_(True)
+    return network
+
+
+def _crops(pairs: Sequence[Pair], size: int) -> list[Rgb]:
+    random = np.random.default_rng(0)
+    crops = []
+    for i in random.integers(len(pairs), size=CROPS):
+        lr = pairs[i].lr
+        top, left = (int(random.integers(side - size + 1)) for side in lr.shape[:2])
+        crops.append(lr[top : top + size, left : left + size].copy())
+    return crops
+
+
+def save(network: Network, path: str | os.PathLike[str]) -> None:
+    """A checkpoint of the learned kernels, with what is INT8 and the scales in its metadata."""
+    int8 = {"scales": network.scales, **dataclasses.asdict(Placement.of(network))}
+    save_checkpoint(network.plain(), path, {INT8_KEY: json.dumps(int8, sort_keys=True)})
+
+
+def learned(path: str | os.PathLike[str], form: Form) -> Quantised | None:
+    """What ``save`` wrote, for engines of ``form``; None for a checkpoint that was not trained so.
+
+    Raises CheckpointError for metadata that does not fit the network.
+    """
+    text = read_metadata(path).get(INT8_KEY)
+    if text is None:
+        return None
+    model = load_checkpoint(path)
+    network = Network(model)
+    try:
+        int8 = json.loads(text)
+        placement = Placement(tuple(int8["convs"]), tuple(int8["identities"]))
+        fits = {*placement.convs} <= {*network.quantisable} and {*placement.identities} <= {*network.identities}
+        scales = _checked(int8["scales"], network)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: what its metadata says of INT8 cannot be read ({error!r})") from error
+    if not fits or not placement.convs:
+        raise CheckpointError(f"{path}: its metadata puts convolutions in INT8 that {model.config.name} has not")
+    return Quantised(model, form, scales, placement)
+
+
+def _checked(scales: Mapping[str, Any], network: Network) -> dict[str, float]:
+    found = {name: float(scales[name]) for name in network.tensors}
+    if not all(math.isfinite(scale) and scale > 0 for scale in found.values()):
+        raise ValueError("a scale is not positive")
+    return found
