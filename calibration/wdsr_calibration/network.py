@@ -158,8 +158,9 @@ class Network(nn.Module):
     @property
     def scales(self) -> Mapping[str, float]:
         """The scale of each tensor."""
-        return {name: float(quantiser.scale) for name, quantiser in self.tensors.items()}
+        return {name: quantiser.scale.item() for name, quantiser in self.tensors.items()}
 
+    @torch.no_grad()
     def plain(self) -> EDSR | WDSR:
         """The network as it is now, equalised and learned, as a plain model of float kernels."""
         model = build(self.config).eval().requires_grad_(False)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wdsr_calibration import Calibration, CalibrationConfig, CalibrationSet, Form, calibrate
+from wdsr_calibration import Calibration, CalibrationConfig, CalibrationSet, Form, Quantised, calibrate
 from wdsr_calibration.drop import mean_psnr_y
 from wdsr_edge.bundle import Bundle, Graph, check_target, onnx_name, write_bundle
 from wdsr_edge.evaluation import Pair
@@ -120,13 +120,18 @@ def make_int8(
             on_stage=lambda stage, total, graph=graph: on_stage(f"{graph}: {stage}", total),  # type: ignore[misc]
             on_step=on_step,
         )
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / onnx_name(graph)
-            export_onnx(found, path, precision="int8", frames=frames)
-            onnx = path.read_bytes()
+        onnx = int8_file(found, graph, frames)
         parity = list(parities(model, graph, onnx, frames, ANY))
         made.append(Int8(graph, onnx, found, max_drop, parity, _drops(model, graph, onnx, samples.held_out)))
     return made
+
+
+def int8_file(quantised: Quantised, graph: Graph, frames: Mapping[str, Rgb]) -> bytes:
+    """The ONNX file of a bundle's INT8 graph."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / onnx_name(graph)
+        export_onnx(quantised, path, precision="int8", frames=frames)
+        return path.read_bytes()
 
 
 def _drops(model: EDSR | WDSR, graph: Graph, onnx: bytes, held_out: Sequence[Pair]) -> dict[str, float]:

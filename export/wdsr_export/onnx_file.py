@@ -55,7 +55,7 @@ def export_onnx(
         raise InputError(f"size must be at least 1x1, got {size}")
     quantised = model if isinstance(model, Quantised) else None
     if (quantised is not None) != (precision == "int8"):
-        raise InputError("INT8 takes what wdsr_calibration makes, and other precisions take a network")
+        raise InputError("INT8 takes what wdsr_calibration.calibrate makes, and other precisions take a network")
     network = model.model if isinstance(model, Quantised) else model
     folded = fold(network)
     graph = float_graph(folded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import tempfile
@@ -14,7 +15,7 @@ import onnx
 import torch
 from PIL import Image
 
-from wdsr_calibration import CalibrationSet
+from wdsr_calibration import CalibrationSet, Quantised
 from wdsr_edge._version import __version__
 from wdsr_edge.backends import resolve
 from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, WEIGHTS, Bundle, Graph, check_target, onnx_name, write_bundle
@@ -26,7 +27,19 @@ from wdsr_edge.samples import golden_frame
 from wdsr_edge.speed import choices
 
 from .graph import weights_hash
-from .int8 import PICTURE, REPORT, Int8, calibration_of, entry_of, files_of, make_int8, parity_of
+from .int8 import (
+    ANY,
+    GRAPH_OF_FORM,
+    PICTURE,
+    REPORT,
+    Int8,
+    calibration_of,
+    entry_of,
+    files_of,
+    int8_file,
+    make_int8,
+    parity_of,
+)
 from .onnx_file import export_onnx
 from .parity import Parity, parities
 from .passes import Saving
@@ -55,6 +68,7 @@ def deploy(
     *,
     samples: CalibrationSet | None = None,
     max_drop: float = 0.02,
+    learned: Sequence[Quantised] = (),
     keep: Bundle | None = None,
     sizes: Sequence[tuple[int, int]] = ((270, 480), (360, 640), (540, 960)),
     seconds: float = 2.0,
@@ -64,10 +78,10 @@ def deploy(
 ) -> Deployment:
     """Fold and export ``model``, prove parity on ``frames`` (uint8 HWC RGB), calibrate, write the bundle, and time it.
 
-    INT8 is calibrated on ``samples`` within ``max_drop`` dB; without any, a bundle to ``keep`` gives its INT8 graphs if
-    it holds the same weights. ``sizes`` (LR height, width) are timed for ``seconds`` each in every engine here.
-    ``details`` (how it was trained, its figures) go into the manifest. Nothing
-    is written if parity or the budget is not met: the result then says why. Raises WdsrError otherwise.
+    INT8 is calibrated on ``samples`` within ``max_drop`` dB, or is what ``model`` has ``learned``; without either,
+    a bundle to ``keep`` gives its INT8 graphs if it holds the same weights. ``sizes`` (LR height, width) are
+    timed for ``seconds`` each in every engine here. ``details`` (how it was trained, its figures) go into the manifest.
+    Nothing is written if parity or the budget is not met: the result then says why. Raises WdsrError otherwise.
     """
     resolve("auto")
     check_target(output)
@@ -83,7 +97,14 @@ def deploy(
     calibration: Mapping[str, Any] | None = None
     graphs: tuple[Graph, ...] = ("fp32", "fp16")
     gates: dict[Graph, Gate] = dict(GATES)
-    if samples is None and keep is not None and keep.manifest.get("weights_sha256") == weights:
+    if learned:
+        assert samples is None
+        made_of = {GRAPH_OF_FORM[one.form]: one for one in learned}
+        files |= {onnx_name(graph): int8_file(one, graph, frames) for graph, one in made_of.items()}
+        gates |= dict.fromkeys(made_of, ANY)
+        placements = {graph: dataclasses.asdict(one.placement) for graph, one in made_of.items()}
+        graphs, calibration = (*graphs, *made_of), {"learned": True, "graphs": placements}
+    elif samples is None and keep is not None and keep.manifest.get("weights_sha256") == weights:
         kept = tuple(graph for graph in keep.graphs if graph not in graphs)
         gates |= {graph: gate_of(graph, keep.manifest) for graph in kept}
         names = [*map(onnx_name, kept), REPORT, PICTURE]

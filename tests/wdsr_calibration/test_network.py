@@ -93,7 +93,7 @@ def test_a_placed_convolution_computes_with_codes() -> None:
     seen: dict[str, torch.Tensor] = {}
     conv.register_forward_hook(lambda module, inputs, output: seen.update(x=inputs[0], y=output))
     network(CROP)
-    codes = seen["x"] / 0.02
+    codes = seen["x"] / network.tensors["body.0.branch.1"].scale
     assert torch.allclose(codes, codes.round(), atol=1e-3)
     assert codes.min() >= 0
     assert codes.max() <= LEVELS

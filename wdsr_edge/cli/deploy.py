@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -43,10 +43,11 @@ def run(
 ) -> None:
     """Fold, export, verify against PyTorch, calibrate, write the bundle, and time it; one table says how it went.
 
-    INT8 is made with --calibration; without it, a bundle keeps the INT8 graphs that it has. The fastest engine and
-    precision are remembered, and are what auto then means for this bundle on this machine.
+    INT8 is made with --calibration, or is what a checkpoint of train --quantize has learned; without either, a bundle
+    keeps the INT8 graphs that it has. The fastest engine and precision are remembered, and are what auto then means for
+    this bundle on this machine.
     """
-    from wdsr_calibration import sample_folders
+    from wdsr_calibration import Form, finetuning, sample_folders
     from wdsr_export import deploy
 
     from ..models import load_model
@@ -58,7 +59,12 @@ def run(
     sizes = [parse_size(text) for text in size or ("480x270", "640x360", "960x540")]
     origin = None if is_checkpoint(model) else Bundle.load(find_bundle(model))
     details = _read_card(card) if card else _card_of(origin)
-    samples = None
+    samples, learned = None, []
+    if origin is None:
+        forms = [finetuning.learned(model, form) for form in get_args(Form)]
+        learned = [found for found in forms if found is not None]
+    if calibration and learned:
+        raise InputError(f"{model} was trained with --quantize and has its INT8: leave out --calibration")
     if calibration:
         scale = network.config.scale
         samples = sample_folders(calibration, scale, on_skipped=lambda path, reason: say(f"skipped: {reason}"))
@@ -75,6 +81,7 @@ def run(
             frames,
             samples=samples,
             max_drop=max_drop,
+            learned=learned,
             keep=origin,
             sizes=sizes,
             seconds=seconds,

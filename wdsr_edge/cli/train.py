@@ -49,7 +49,7 @@ def run(
     ema: Annotated[float | None, typer.Option(help="Decay of averaged weights; 0: none. [0]")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest gradient norm; 0: any. [0]")] = None,
     quantize: Annotated[
-        bool | None, typer.Option("--quantize", help="Train the --start model as INT8 computes it, with its scales.")
+        bool | None, typer.Option(help="Train the --start model as INT8 computes it, with its scales. [off]")
     ] = None,
     distillation: Annotated[float | None, typer.Option(help="The teacher's share of the loss. [0.5]")] = None,
     amp: Annotated[

@@ -36,7 +36,17 @@ def save_checkpoint(
             raise CheckpointError(f"cannot save {path}: tensor {name} is not finite float32")
     data = save(tensors, {**metadata, CONFIG_KEY: json.dumps(model.config.to_dict(), sort_keys=True)})
     with replacing(path) as fresh:
-        fresh.write_bytes(data)
+        fresh.write_bytes(_in_order(data))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its metadata sorted, which safetensors writes in any order."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> EDSR | WDSR:

@@ -70,6 +70,8 @@ def train(
     known = identity(model_config, recipe, pairs, validation, teacher)
     with _owning(output) if world.writes else nullcontext():
         if student is None:
+            if recipe.quantize:
+                raise InputError("quantize trains a student, which wdsr_calibration.finetuning.begin makes")
             torch.manual_seed(recipe.seed)
             student = build(model_config)
             if start is not None:

@@ -69,6 +69,21 @@ def test_a_run_makes_what_it_says(wdsr_edge: Command) -> None:
     assert {path.name for path in Path.cwd().iterdir()} == {"run"}
 
 
+def test_a_trained_network_learns_to_be_int8_and_is_deployed(wdsr_edge: Command) -> None:
+    save_checkpoint(trained_like(ModelConfig.from_name(NAME)), "net.safetensors")
+    options = ["--data", PHOTO, "--validation", PHOTO, "--start", "net.safetensors", "--quantize", "-o", "run", *SMALL]
+    done = wdsr_edge("train", NAME, *options)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    deployed = ["deploy", "run/last.safetensors", "-o", "bundle", "--size", "8x8", "--seconds", "0"]
+    done = wdsr_edge(*deployed, "--json")
+    assert done.returncode == 0, done.stderr
+    parity = {entry["graph"]: entry for entry in json.loads(done.stdout)["parity"]}
+    assert parity.keys() == {"fp32", "fp16", "int8", "int8-cpu"}
+    assert 30 < parity["int8"]["psnr_db"] < parity["fp16"]["psnr_db"]
+    assert wdsr_edge("verify", "bundle").returncode == 0
+    refused(wdsr_edge(*deployed, "--calibration", PHOTO), "was trained with --quantize", "leave out --calibration")
+
+
 def test_json_is_the_log(wdsr_edge: Command) -> None:
     done = wdsr_edge(
         "train", NAME, "--data", PHOTO, "-o", "run", "--validation", PHOTO, *SMALL, "--validate-every", "2", "--json"
@@ -123,7 +138,8 @@ FLAGS: dict[str, Any] = {
     "ema": 0.125,
     "clip": 2.5,
     "distillation": 0.75,
-    "amp": "bfloat16",
+    "amp": "off",
+    "quantize": True,
     "amp_share": 0.5,
     "channels_last": False,
     "compile": True,
@@ -143,7 +159,8 @@ def flags(values: dict[str, Any]) -> list[str]:
 def test_every_option_of_the_recipe_is_a_flag_that_beats_the_file(wdsr_edge: Command, calls: list[Call]) -> None:
     usual = dataclasses.asdict(TrainConfig(learning_rate=0.5, workers=2))
     assert [name for name, value in usual.items() if FLAGS[name] == value] == []
-    common = ["train", NAME, "--data", PHOTO, "-o", "run"]
+    save_checkpoint(trained_like(ModelConfig.from_name(NAME)), "net.safetensors")  # which quantize asks for
+    common = ["train", NAME, "--data", PHOTO, "-o", "run", "--start", "net.safetensors"]
     assert wdsr_edge(*common, *flags(FLAGS)).returncode == 0
     Path("run.toml").write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in usual.items()))
     assert wdsr_edge(*common, "--config", "run.toml", *flags(FLAGS)).returncode == 0
@@ -284,6 +301,12 @@ def test_a_run_that_diverges_is_one_line(wdsr_edge: Command) -> None:
         ([NAME, "--data", "good.png", "-o", "run", "--start", "none.safetensors"], ["none.safetensors", "no such"]),
         ([NAME, "--data", "good.png", "-o", "run", "--start", "good.png"], ["good.png", "safetensors"]),
         ([NAME, "--data", "good.png", "-o", "run", "--start", "wdsr-b-3x32-x2"], ["cannot start from", "blocks"]),
+        ([NAME, "--data", "good.png", "-o", "run", "--quantize"], ["quantize needs --start"]),
+        (
+            ["wdsr-b-3x32-x3", "--data", "good.png", "-o", "run", "--quantize", "--start", "wdsr-b-3x32-x2"],
+            ["quantize needs --start", "of the same scale"],
+        ),
+        ([NAME, "--data", "good.png", "-o", "run", "--quantize", "--amp", "float16"], ["amp must be off"]),
         ([NAME, "--data", "good.png", "-o", "run", "--teacher", "nobody"], ["nobody", "wdsr-b-3x32-x2"]),
         (
             ["wdsr-b-1x8-x3", "--data", "good.png", "-o", "run", "--teacher", "wdsr-b-3x32-x2"],

@@ -244,6 +244,7 @@ OTHERS: dict[str, Any] = {
     "ema": 0.6,
     "clip": 1.0,
     "distillation": 0.4,
+    "quantize": True,
     "amp": "bfloat16",
     "amp_share": 0.5,
     "channels_last": False,
@@ -257,7 +258,7 @@ def test_what_changes_weights_may_not(pairs: list[Pair], validation: list[Pair],
         return
     recipe = replace(RECIPE, **{name: OTHERS[name]})
     with pytest.raises(InputError, match=rf"state\.pt belongs to another run.*{name}.*output folder"):
-        train(CONFIG, recipe, pairs, validation, straight)
+        train(CONFIG, recipe, pairs, validation, straight, student=build(CONFIG) if name == "quantize" else None)
 
 
 def test_another_network_teacher_or_set_of_images_is_another_run(
