@@ -105,6 +105,7 @@ def calibrate(
     result = search(network, drop, max_drop, config.identities, on_measured=on_step)
     placement = result.best.placement
     return Calibration(
+        config=model.config,
         model=network.plain(),
         form=config.form,
         scales=network.scales,

@@ -89,7 +89,7 @@ def learned(path: str | os.PathLike[str], form: Form) -> Quantised | None:
         raise CheckpointError(f"{path}: what its metadata says of INT8 cannot be read ({error!r})") from error
     if not fits or not placement.convs:
         raise CheckpointError(f"{path}: its metadata puts convolutions in INT8 that {model.config.name} has not")
-    return Quantised(model, form, scales, placement)
+    return Quantised(model.config, model, form, scales, placement)
 
 
 def _checked(scales: Mapping[str, Any], network: Network) -> dict[str, float]:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import torch
 
 from wdsr_edge._errors import ExportError
+from wdsr_edge.config import ModelConfig
 from wdsr_edge.models import EDSR, WDSR
 
 from .constants import add_constant, constant, remove_unused
@@ -27,6 +28,8 @@ LEVELS_OF_FORM: Mapping[Form, int] = {"tensorrt": LEVELS, "cpu": 63}
 class Quantised:
     """A network and all that an INT8 graph of it says."""
 
+    config: ModelConfig
+    """The network that was quantised."""
     model: EDSR | WDSR
     """Plain float kernels, equalised, and adjusted so that they round well."""
     form: Form

@@ -56,8 +56,7 @@ def export_onnx(
     quantised = model if isinstance(model, Quantised) else None
     if (quantised is not None) != (precision == "int8"):
         raise InputError("INT8 takes what wdsr_calibration.calibrate makes, and other precisions take a network")
-    network = model.model if isinstance(model, Quantised) else model
-    folded = fold(network)
+    folded = fold(model.model if isinstance(model, Quantised) else model)
     graph = float_graph(folded)
     savings = [run(graph) for run in (UINT8_PASSES if io == "uint8" else FLOAT_PASSES)]
     details: dict[str, object] = {}
@@ -71,7 +70,7 @@ def export_onnx(
     graph.graph.sort()
     if size is not None:
         _fix_size(graph, *size)
-    graph.metadata_props.update(_contract(network.config, weights_hash(folded), precision, io, details))
+    graph.metadata_props.update(_contract(model.config, weights_hash(folded), precision, io, details))
     proto = ir.to_proto(graph)
     onnx.checker.check_model(proto, full_check=True)
     with replacing(path) as fresh:

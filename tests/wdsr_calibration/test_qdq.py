@@ -38,7 +38,7 @@ def calibration(config: ModelConfig, form: Form, *, everything: bool = True, ide
     set_scales(network, histograms(network, crops, channel_maxima(network, crops)), "min-max")
     convs = [name for name in network.quantisable if everything or name.startswith("body.")]
     placement = Placement(tuple(convs), network.identities if identities else ())
-    return Quantised(network.plain(), form, network.scales, placement)
+    return Quantised(config, network.plain(), form, network.scales, placement)
 
 
 def simulated(found: Quantised) -> Network:
