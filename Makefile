@@ -38,7 +38,7 @@ clean:
 
 $(VENV)/installed-deploy: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable '.[export,onnxruntime]'
+	$(INSTALL) --editable '.[export,onnxruntime,openvino]'
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt

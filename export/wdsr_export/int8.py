@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from wdsr_edge.evaluation import Pair
 from wdsr_edge.gates import Gate
 from wdsr_edge.images import Rgb
 from wdsr_edge.models import EDSR, WDSR, reference
+from wdsr_edge.samples import frame_of_size
 from wdsr_edge.super_resolver import SuperResolver
+from wdsr_edge.timing import measure_in_turns
 
 from .frontier import draw_frontier
 from .onnx_file import export_onnx
@@ -28,6 +31,9 @@ from .parity import Parity, no_float_session, parities, sessions
 ANY = Gate(-math.inf, 255, 1.0)
 GRAPH_OF_FORM: Mapping[Form, Graph] = {"tensorrt": "int8", "cpu": "int8-cpu"}
 REPORT, PICTURE = "calibration.json", "calibration.png"
+
+TIMED_SIZE = 270, 480
+"""LR height and width of the frame that the frontier is timed with."""
 
 ENGINE_SLACK_DB = 0.01
 """What an engine may lose more than the simulation, dB."""
@@ -49,6 +55,8 @@ class Int8:
     """To the PyTorch reference over all frames, in each engine here."""
     drops: Mapping[str, float]
     """PSNR on luma lost on the held-out images, dB, in each engine here."""
+    frontier_ms: Sequence[Mapping[str, float]]
+    """Median ms of a frame of TIMED_SIZE in each engine here, for each point of the frontier; empty if not timed."""
 
     @property
     def met(self) -> bool:
@@ -80,16 +88,20 @@ def quantise(
     *,
     max_drop: float = 0.02,
     config: CalibrationConfig | None = None,
+    time: bool = False,
     on_stage: Callable[[str, int], None] = lambda stage, total: None,
     on_step: Callable[[], None] = lambda: None,
 ) -> list[Int8]:
     """Calibrate ``model``, which ``bundle`` holds, and write the bundle with its INT8 graphs to ``output``.
 
-    Each form is calibrated by itself within ``max_drop`` dB. Nothing is written if one of them cannot meet that: the
-    result then says what came nearest. Raises WdsrError for what ``calibrate``, ``export_onnx`` or writing refuses.
+    Each form is calibrated by itself within ``max_drop`` dB; with ``time``, each placement on the frontier is timed.
+    Nothing is written if a form cannot meet the budget: the result then says what came nearest. Raises WdsrError for
+    what ``calibrate``, ``export_onnx`` or writing refuses.
     """
     check_target(output)
-    made = make_int8(model, samples, frames, max_drop=max_drop, config=config, on_stage=on_stage, on_step=on_step)
+    made = make_int8(
+        model, samples, frames, max_drop=max_drop, config=config, time=time, on_stage=on_stage, on_step=on_step
+    )
     if all(one.met for one in made):
         files = {name: bundle.read(name) for name in bundle.manifest["files"]}
         details = bundle.details
@@ -106,6 +118,7 @@ def make_int8(
     *,
     max_drop: float = 0.02,
     config: CalibrationConfig | None = None,
+    time: bool = False,
     on_stage: Callable[[str, int], None] = lambda stage, total: None,
     on_step: Callable[[], None] = lambda: None,
 ) -> list[Int8]:
@@ -122,8 +135,23 @@ def make_int8(
         )
         onnx = int8_file(found, graph, frames)
         parity = list(parities(model, graph, onnx, frames, ANY))
-        made.append(Int8(graph, onnx, found, max_drop, parity, _drops(model, graph, onnx, samples.held_out)))
+        drops = _drops(model, graph, onnx, samples.held_out)
+        frontier_ms: list[Mapping[str, float]] = []
+        if time and graph != "int8":  # TensorRT, which that is for, has no Session yet
+            on_stage(f"{graph}: time", 1)
+            frontier_ms = _timed(found, graph, frames)
+        made.append(Int8(graph, onnx, found, max_drop, parity, drops, frontier_ms))
     return made
+
+
+def _timed(found: Calibration, graph: Graph, frames: Mapping[str, Rgb]) -> list[Mapping[str, float]]:
+    frame = frame_of_size(*TIMED_SIZE)[None]
+    calls: dict[tuple[int, str], Callable[[], object]] = {}
+    for i, point in enumerate(found.frontier):
+        onnx = int8_file(dataclasses.replace(found, placement=point.placement), graph, frames)
+        calls |= {(i, str(engine)): partial(session.run, frame) for engine, session in sessions(graph, onnx)}
+    latency = measure_in_turns(calls, warmup=1, seconds=0)
+    return [{engine: latency[i, engine].p50_ms for j, engine in calls if j == i} for i in range(len(found.frontier))]
 
 
 def int8_file(quantised: Quantised, graph: Graph, frames: Mapping[str, Rgb]) -> bytes:
@@ -149,8 +177,13 @@ def files_of(made: Sequence[Int8]) -> dict[str, bytes]:
             "drop_db_by_ranges": one.calibration.drop_by_ranges,
             "sensitivity_db": one.calibration.sensitivity,
             "frontier": [
-                {"int8_share": point.share, "drop_db": point.drop_db, **dataclasses.asdict(point.placement)}
-                for point in one.calibration.frontier
+                {
+                    "int8_share": point.share,
+                    "drop_db": point.drop_db,
+                    **({"p50_ms": one.frontier_ms[i]} if one.frontier_ms else {}),
+                    **dataclasses.asdict(point.placement),
+                }
+                for i, point in enumerate(one.calibration.frontier)
             ],
         }
         for one in made
@@ -158,7 +191,7 @@ def files_of(made: Sequence[Int8]) -> dict[str, bytes]:
     return {
         **{onnx_name(one.graph): one.onnx for one in made},
         REPORT: (json.dumps(document, indent=2, allow_nan=False) + "\n").encode(),
-        PICTURE: draw_frontier({one.graph: one.calibration for one in made}, made[0].max_drop),
+        PICTURE: draw_frontier({one.graph: (one.calibration, one.frontier_ms) for one in made}, made[0].max_drop),
     }
 
 

@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 
 import wdsr_edge
-from wdsr_edge import Bundle
+from wdsr_calibration.drop import mean_psnr_y
+from wdsr_edge import Bundle, SuperResolver
+from wdsr_edge.backends import BUILT, Backend
+from wdsr_edge.bundle import Graph
 from wdsr_edge.evaluation import bicubic, evaluate, load_pairs, mean_score
+from wdsr_edge.gates import check_golden
 from wdsr_edge.loading import ZOO, find_bundle
 from wdsr_edge.samples import PHOTOS
+from wdsr_export.parity import no_float_session, sessions
 
 SET5 = {
     "wdsr-b-1x32-x2": 36.50,
@@ -35,7 +40,42 @@ def test_the_card_is_complete(name: str) -> None:
     assert {"protocol", "Set5", "Set14", "BSD100"} <= figures.keys()
     assert figures["Set5"]["psnr_y"] >= SET5[name]
     assert "cited" in manifest["licence"]
-    assert manifest["parity"]["fp32"]["psnr_db"] > 90
+    assert manifest["parity"]["fp32"]["onnxruntime"]["psnr_db"] > 90
+
+
+@pytest.mark.parametrize("name", SET5)
+def test_its_int8_was_calibrated_on_training_images_and_measured(name: str) -> None:
+    bundle = Bundle.load(find_bundle(name))
+    assert bundle.graphs == ("fp32", "fp16", "int8", "int8-cpu")
+    assert bundle.manifest["parity"]["int8"].keys() == {"onnxruntime"}
+    assert bundle.manifest["parity"]["int8-cpu"].keys() == {"onnxruntime", "openvino"}
+    calibration = bundle.manifest["calibration"]
+    assert calibration["folders"] == ["T91", "BSDS200"]
+    assert calibration["crops"] >= 100
+    for found in calibration["graphs"].values():
+        assert found["int8_share_of_body"] >= 0.9
+        assert max(found["drop_db"].values()) <= calibration["max_drop_db"] + 0.01
+
+
+@pytest.mark.parametrize("backend", BUILT)
+@pytest.mark.parametrize("name", SET5)
+def test_its_int8_is_as_near_the_golden_frame_as_it_says(name: str, backend: Backend) -> None:
+    bundle = Bundle.load(find_bundle(name))
+    with wdsr_edge.load(name, precision="int8", backend=backend) as sr:
+        found, passed = check_golden(bundle, "int8-cpu", sr)
+    assert passed, found
+    assert found.psnr_db > 45
+
+
+@pytest.mark.parametrize("graph", ["int8", "int8-cpu"])
+@pytest.mark.parametrize("name", SET5)
+def test_int8_loses_next_to_nothing_on_set5(shared_data: Path, name: str, graph: Graph) -> None:
+    bundle = Bundle.load(find_bundle(name))
+    pairs = load_pairs([shared_data / "eval" / "Set5"], bundle.config.scale)
+    base = bundle.manifest["figures"]["Set5"]["psnr_y"]
+    for _, session in sessions(graph, bundle.onnx(graph)):
+        with SuperResolver(session, bundle.config, open_float_session=no_float_session) as sr:
+            assert base - mean_psnr_y(sr, pairs) <= (0.06 if bundle.config.blocks == 1 else 0.02)
 
 
 @pytest.mark.parametrize("name", SET5)

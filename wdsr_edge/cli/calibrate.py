@@ -42,6 +42,7 @@ def run(
     crops: Annotated[int, typer.Option(help="LR crops to calibrate on.")] = 128,
     crop_size: Annotated[int, typer.Option(help="LR pixels a side of a crop.")] = 48,
     held_out: Annotated[int, typer.Option(help="Images to measure the drop on.")] = 24,
+    time: Annotated[bool, typer.Option("--time", help="Time each placement on the frontier, in ms, here.")] = False,
     seed: Annotated[int, typer.Option(help="Which images and crops, and the order of rounding.")] = 0,
     json: JsonFlag = False,
 ) -> None:
@@ -58,8 +59,13 @@ def run(
     from ..models import load_model
     from ..samples import sample_frames
 
-    if is_checkpoint(model) or model.endswith(".onnx"):
-        raise InputError(f"{model} is no bundle: make one of a checkpoint with wdsr-edge deploy")
+    if is_checkpoint(model):
+        raise InputError(f"{model} is no bundle: make one of it with wdsr-edge deploy, which calibrates as well")
+    if model.endswith(".onnx"):
+        raise InputError(
+            f"{model} is no bundle: INT8 is made of a network's weights, so deploy its checkpoint (wdsr-edge import "
+            "reads those of other projects)"
+        )
     bundle = Bundle.load(find_bundle(model))
     target = check_target(output or (bundle.path if os.path.isdir(model) else Path(bundle.name)))
     config = CalibrationConfig(
@@ -92,6 +98,7 @@ def run(
             target,
             max_drop=max_drop,
             config=config,
+            time=time,
             on_stage=on_stage,
             on_step=lambda: bar.advance(task),
         )

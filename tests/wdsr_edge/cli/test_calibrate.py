@@ -13,6 +13,7 @@ from tests.command_line import refused
 from tests.strategies import trained_like
 from tests.wdsr_edge.cli.conftest import Command
 from wdsr_edge import Bundle, load, samples
+from wdsr_edge.backends import BUILT
 from wdsr_edge.config import ModelConfig
 from wdsr_edge.models import save_checkpoint
 
@@ -52,13 +53,14 @@ def test_it_adds_int8_to_a_bundle(wdsr_edge: Command, photos: str) -> None:
     with Image.open("out/calibration.png") as picture:
         assert picture.size[0] > 300
     lr, sr = bundle.golden()
-    for graph, precision in (("int8-cpu", "int8"), ("fp16", "fp16")):
-        with load("out", precision=precision, backend="onnxruntime") as upscale:  # type: ignore[arg-type]
+    for backend in BUILT:
+        with load("out", precision="int8", backend=backend) as upscale:
             apart = np.square(upscale(lr).astype(float) - sr).mean()
-        assert 10 * np.log10(255**2 / apart) > bundle.manifest["parity"][graph].get("golden_db", 50) - 1
+        recorded = bundle.manifest["parity"]["int8-cpu"][backend]["golden_db"]
+        assert 10 * np.log10(255**2 / apart) == pytest.approx(recorded)
     again = wdsr_edge("verify", "out", "--json")
     assert again.returncode == 0, again.stdout
-    assert [entry["precision"] for entry in json.loads(again.stdout)["precisions"]] == list(bundle.graphs)
+    assert {entry["precision"] for entry in json.loads(again.stdout)["precisions"]} == {*bundle.graphs}
 
 
 def test_the_table_and_the_same_bytes_again(wdsr_edge: Command, photos: str) -> None:
@@ -80,7 +82,19 @@ def test_a_bundle_is_calibrated_in_place(wdsr_edge: Command, photos: str) -> Non
     assert wdsr_edge("deploy", "net.safetensors", "-o", "bundle", "--size", "8x8", "--seconds", "0").returncode == 0
     done = wdsr_edge("calibrate", "bundle/", "--images", photos, "--max-drop", "30", "--identities", "int8", *QUICK)
     assert done.returncode == 0, done.stderr
-    assert Bundle.load("bundle").manifest["calibration"]["graphs"]["int8"]["identities"] == ["add"]
+    bundle = Bundle.load("bundle")
+    assert bundle.manifest["calibration"]["graphs"]["int8"]["identities"] == ["add"]
+    assert "p50_ms" not in json.loads(bundle.read("calibration.json"))["int8-cpu"]["frontier"][0]
+
+
+def test_the_frontier_is_timed_on_request(wdsr_edge: Command, photos: str) -> None:
+    done = wdsr_edge("calibrate", MODEL, "--images", photos, "--max-drop", "1", *QUICK, "--time", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(Bundle.load("out").read("calibration.json"))
+    for entry in found["int8-cpu"]["frontier"]:
+        assert entry["p50_ms"].keys() == {*BUILT}
+        assert all(ms > 0 for ms in entry["p50_ms"].values())
+    assert not any("p50_ms" in entry for entry in found["int8"]["frontier"])  # TensorRT is not here
 
 
 def test_a_budget_that_cannot_be_met_writes_nothing(
@@ -111,7 +125,7 @@ def test_the_manifest_that_ships_wants_its_images(wdsr_edge: Command, photos: st
         ([MODEL, "--images", "none"], ["none"]),
         (["none", "--images", "photos"], ["no model 'none'"]),
         (["net.safetensors", "--images", "photos"], ["net.safetensors is no bundle", "deploy"]),
-        (["net.onnx", "--images", "photos"], ["net.onnx is no bundle"]),
+        (["net.onnx", "--images", "photos"], ["net.onnx is no bundle", "weights", "import"]),
         ([MODEL, "--images", "photos", "--max-drop", "-1"], ["budget", "-1"]),
         ([MODEL, "--images", "photos", "--max-drop", "nan"], ["budget"]),
         ([MODEL, "--images", "photos", "--ranges", "guess"], ["ranges", "min-max"]),

@@ -55,6 +55,19 @@ def test_the_table_has_every_image_the_mean_and_bicubic(wdsr_edge: Command, phot
         assert figures == pytest.approx([getattr(score, figure) for figure in FIGURES], abs=6e-3)
 
 
+def test_int8_of_a_bundle_and_none_of_a_checkpoint(wdsr_edge: Command, photos: Path) -> None:
+    options = ["--precision", "int8", "--backend", "openvino"]
+    done = wdsr_edge("evaluate", MODEL, photos, *options, "--json")
+    found = json.loads(done.stdout)["photos"]["mean"]
+    pairs = load_pairs([photos], 2)
+    with load(MODEL, precision="int8", backend="openvino") as sr:
+        assert found == asdict(mean_score(evaluate(sr, pairs)))
+    exact = mean_score(evaluate(load(MODEL, precision="fp32"), pairs)).psnr_y
+    assert 0 < abs(found["psnr_y"] - exact) < 0.1
+    save_checkpoint(trained_like(ModelConfig("wdsr-b", 1, 8, 2)), "net.safetensors")
+    refused(wdsr_edge("evaluate", "net.safetensors", photos, *options), "a checkpoint runs in PyTorch")
+
+
 def test_json_is_exact(wdsr_edge: Command, photos: Path) -> None:
     done = wdsr_edge("evaluate", MODEL, photos, "--json")
     document = json.loads(done.stdout)
