@@ -20,7 +20,7 @@ from .qdq import LEVELS_OF_FORM, Form, Quantised
 from .ranges import RangeMethod, channel_maxima, histograms, set_scales
 from .rounding import RoundingConfig, round_kernels
 from .samples import CalibrationSet
-from .search import Identities, Point, evaluations, search
+from .search import Identities, Layers, Point, evaluations, search
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class CalibrationConfig:
     """Make the channels of each tensor reach equally far first."""
     rounding: RoundingConfig = field(default_factory=RoundingConfig)
     """How kernels are rounded."""
+    layers: Layers = "all"
+    """Where convolutions may be INT8: everywhere but in head and skip, or in the body alone."""
     identities: Identities = "float"
     """The identities of the residual adds: all float, all INT8, or INT8 as far as the budget allows."""
 
@@ -42,6 +44,7 @@ class CalibrationConfig:
         for name, choices in (
             ("form", get_args(Form)),
             ("ranges", (*get_args(RangeMethod), "auto")),
+            ("layers", get_args(Layers)),
             ("identities", get_args(Identities)),
         ):
             if getattr(self, name) not in choices:
@@ -101,8 +104,8 @@ def calibrate(
     drop = Drop(fold(model), samples.held_out)
     fitted = fit(model, samples.crops, drop, config, on_stage=on_stage, on_step=on_step)
     network = fitted.network
-    on_stage("placement", evaluations(network, config.identities))
-    result = search(network, drop, max_drop, config.identities, on_measured=on_step)
+    on_stage("placement", evaluations(network, config.identities, config.layers))
+    result = search(network, drop, max_drop, config.identities, config.layers, on_measured=on_step)
     placement = result.best.placement
     return Calibration(
         config=model.config,

@@ -8,7 +8,10 @@ from typing import Literal
 
 from .drop import Drop
 from .network import Network
-from .placement import Placement
+from .placement import Placement, body
+
+Layers = Literal["all", "body"]
+"""Where convolutions may be INT8."""
 
 Identities = Literal["float", "int8", "auto"]
 """The identities of the residual adds: all float, all INT8, or INT8 as far as the budget allows."""
@@ -44,6 +47,7 @@ def search(
     drop: Drop,
     max_drop: float,
     identities: Identities,
+    layers: Layers = "all",
     *,
     on_measured: Callable[[], None] = lambda: None,
 ) -> Found:
@@ -54,6 +58,7 @@ def search(
     long as the budget holds.
     """
     macs, always = network.macs, network.identities if identities == "int8" else ()
+    candidates = body(network).convs if layers == "body" else network.quantisable
 
     def measure(convs: Sequence[str], adds: Sequence[str]) -> Point:
         placement = Placement(
@@ -64,10 +69,10 @@ def search(
         on_measured()
         return point
 
-    alone = {name: measure([name], []).drop_db for name in network.quantisable}
+    alone = {name: measure([name], []).drop_db for name in candidates}
     if identities != "float":
         alone |= {name: measure([], [name]).drop_db for name in network.identities}
-    order = sorted(network.quantisable, key=lambda name: max(alone[name], 0) / macs[name])
+    order = sorted(candidates, key=lambda name: max(alone[name], 0) / macs[name])
     frontier = [measure(order[:count], always) for count in range(1, len(order) + 1)]
     fitting = [point for point in frontier if point.drop_db <= max_drop]
     if not fitting:
@@ -81,7 +86,7 @@ def search(
     return Found(best, True, frontier, alone)
 
 
-def evaluations(network: Network, identities: Identities) -> int:
+def evaluations(network: Network, identities: Identities, layers: Layers) -> int:
     """How many placements ``search`` measures at most."""
     adds = len(network.identities) * {"float": 0, "int8": 1, "auto": 2}[identities]
-    return 2 * len(network.quantisable) + adds
+    return 2 * len(body(network).convs if layers == "body" else network.quantisable) + adds

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.strategies import trained_like
 from wdsr_calibration.network import Network
-from wdsr_calibration.placement import Placement
+from wdsr_calibration.placement import Placement, body
 from wdsr_calibration.search import Found, Identities, evaluations, search
 from wdsr_edge.models import ModelConfig
 
@@ -39,7 +39,7 @@ def test_the_best_is_the_largest_that_fits(costs: dict[str, float], budget: floa
         assert result.best.share == max(point.share for point in fitting)
     else:
         assert result.best.drop_db == min(point.drop_db for point in result.frontier)
-    assert len(measured) <= evaluations(NETWORK, identities)
+    assert len(measured) <= evaluations(NETWORK, identities, "all")
     for point in result.frontier:
         assert point.placement.convs == tuple(name for name in NETWORK.quantisable if name in point.placement.convs)
         assert point.share == point.placement.share(NETWORK.macs)
@@ -57,6 +57,18 @@ def test_a_wide_budget_takes_everything_and_sensitivity_is_of_each_alone(costs: 
     assert result.best.placement == Placement(NETWORK.quantisable, NETWORK.identities)
     assert result.best.share > 0.7
     assert result.sensitivity == costs
+
+
+def test_the_body_alone() -> None:
+    measured: list[Placement] = []
+
+    def drop(network: Network, placement: Placement) -> float:
+        measured.append(placement)
+        return 0.0
+
+    result = search(NETWORK, drop, 1.0, "auto", "body")  # type: ignore[arg-type]
+    assert result.best.placement == body(NETWORK, identities=True)
+    assert len(measured) <= evaluations(NETWORK, "auto", "body") < evaluations(NETWORK, "auto", "all")
 
 
 def test_the_dearest_convolution_is_left_out_first() -> None:

@@ -26,6 +26,7 @@ def run(
         Path | None, typer.Option("--output", "-o", help="Bundle to write; default: the bundle itself.")
     ] = None,
     max_drop: Annotated[float, typer.Option(help="Budget: dB of PSNR on luma, on the images held out.")] = 0.02,
+    layers: Annotated[str, typer.Option(help="Where convolutions may be INT8: all, or body.")] = "all",
     identities: Annotated[
         str, typer.Option(help="Identities of the residual adds: float, int8, or auto (as the budget allows).")
     ] = "float",
@@ -72,6 +73,7 @@ def run(
         ranges=ranges,  # type: ignore[arg-type]
         equalisation=equalisation,
         rounding=RoundingConfig(steps=rounding_steps, seed=seed),
+        layers=layers,  # type: ignore[arg-type]
         identities=identities,  # type: ignore[arg-type]
     )
     scale = bundle.config.scale

@@ -129,6 +129,7 @@ def test_the_manifest_that_ships_wants_its_images(wdsr_edge: Command, photos: st
         ([MODEL, "--images", "photos", "--max-drop", "-1"], ["budget", "-1"]),
         ([MODEL, "--images", "photos", "--max-drop", "nan"], ["budget"]),
         ([MODEL, "--images", "photos", "--ranges", "guess"], ["ranges", "min-max"]),
+        ([MODEL, "--images", "photos", "--layers", "tail"], ["layers", "all, body"]),
         ([MODEL, "--images", "photos", "--identities", "some"], ["identities", "float, int8, auto"]),
         ([MODEL, "--images", "photos", "--crops", "0"], ["crops"]),
         ([MODEL, "--images", "photos", "--manifest", "div3k"], ["div3k", "div2k"]),
