@@ -63,7 +63,10 @@ def check_folder(path: Path) -> None:
 
 def user_cache() -> Path:
     """``wdsr-edge`` in the user's cache folder (``$XDG_CACHE_HOME``, else ``~/.cache``)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wdsr-edge"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wdsr-edge"
+    except RuntimeError as error:
+        raise InputError("there is no home folder to keep a cache in: set XDG_CACHE_HOME") from error
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:

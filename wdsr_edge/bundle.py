@@ -195,7 +195,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     if not os.path.isdir(directory):
         raise BundleError(f"{directory}: no such bundle directory")
     try:
-        manifest = json.loads(_read_file(directory, MANIFEST, _LARGEST_MANIFEST))
+        manifest = json.loads(_read_file(directory, MANIFEST, _LARGEST_MANIFEST), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{directory}: {MANIFEST} is not JSON ({error})") from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
@@ -211,6 +211,10 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
             raise BundleError(f"{directory}: {name} has no sha256 in {MANIFEST}")
     checked: dict[str, Any] = manifest
     return checked
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number there")
 
 
 def _read_file(directory: Path, name: str, largest: int) -> bytes:

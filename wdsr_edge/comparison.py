@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from ._errors import BackendError
+from ._errors import BackendError, BundleError
 from .bundle import Bundle
 from .gates import check_golden
 from .loading import graph_of, open_bundle
@@ -59,7 +59,9 @@ def compare(
             try:
                 sr = stack.enter_context(open_bundle(bundle, choice, tile=tile))
                 golden, passed = check_golden(bundle, graph_of(choice), sr)
-            except BackendError as error:
+                for size in sizes if passed else ():
+                    sr(frame_of_size(*size))
+            except (BackendError, BundleError) as error:
                 found.append(Timed(choice, None, str(error), {}))
                 continue
             fault = "" if passed else f"{golden.psnr_db:.1f} dB to the golden frame is too little"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,12 @@ class Gate:
 
 GATES: Mapping[Graph, Gate] = {"fp32": Gate(60.0, 1, 0.001), "fp16": Gate(50.0, 255, 1.0)}
 
+ANY = Gate(-math.inf, 255, 1.0)
+"""Whatever is measured."""
+
+LEARNED = Gate(40.0, 255, 1.0)
+"""What INT8 that a network has learned must reach, which has no budget: less is another picture."""
+
 EQUAL_DB = 60.0
 """What counts as recorded for equal images, whose PSNR is infinite and null in a manifest."""
 
@@ -39,19 +46,18 @@ SLACK_DB = 1.0
 """What an INT8 graph may be worse than its bundle records, dB: engines round and accumulate differently."""
 
 
-def gate_of(graph: Graph, manifest: Mapping[str, Any], figure: str = "psnr_db") -> Gate:
-    """The gate of a bundle's graph; INT8's is what the manifest records, less SLACK_DB.
+def golden_gate(graph: Graph, manifest: Mapping[str, Any]) -> Gate:
+    """What a bundle's graph must reach on the golden frame; of INT8, what the manifest records, less SLACK_DB.
 
-    Of several engines that were recorded, the worst counts. ``figure``: ``psnr_db`` for the photos that parity was
-    measured on, ``golden_db`` for the golden frame. Raises BundleError if an INT8 graph's figure is not recorded.
+    Of several engines that were recorded, the worst counts. Raises BundleError if nothing is recorded of an INT8 graph.
     """
     if graph in GATES:
         return GATES[graph]
     try:
-        figures = [found[figure] for found in manifest["parity"][graph].values()]
+        figures = [found["golden_db"] for found in manifest["parity"][graph].values()]
         recorded = min(EQUAL_DB if decibels is None else float(decibels) for decibels in figures)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"the manifest records no {figure} of {graph}: calibrate the model again") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BundleError(f"the manifest records no golden_db of {graph}: calibrate the model again") from error
     return Gate(recorded - SLACK_DB, 255, 1.0)
 
 
@@ -59,4 +65,4 @@ def check_golden(bundle: Bundle, graph: Graph, upscale: Upscale) -> tuple[Differ
     """How far ``upscale``, an engine with ``graph`` in it, is from the golden frame, and whether its gate is met."""
     lr, expected = bundle.golden()
     found = difference(upscale(lr), expected)
-    return found, gate_of(graph, bundle.manifest, "golden_db").admits(found)
+    return found, golden_gate(graph, bundle.manifest).admits(found)

@@ -99,8 +99,7 @@ def calibrate(
     Ranges and rounding see the crops of ``samples``, the drop is measured on its held-out images. Deterministic for the
     same samples and number of threads. Raises InputError for a budget that is negative or no number.
     """
-    if not (math.isfinite(max_drop) and max_drop >= 0):
-        raise InputError(f"the budget must be a number of dB from 0 up, got {max_drop}")
+    check_budget(max_drop)
     drop = Drop(fold(model), samples.held_out)
     fitted = fit(model, samples.crops, drop, config, on_stage=on_stage, on_step=on_step)
     network = fitted.network
@@ -122,6 +121,12 @@ def calibrate(
         frontier=result.frontier,
         sensitivity=result.sensitivity,
     )
+
+
+def check_budget(max_drop: float) -> None:
+    """InputError for a budget that is negative or no number."""
+    if not (math.isfinite(max_drop) and max_drop >= 0):
+        raise InputError(f"the budget must be a number of dB from 0 up, got {max_drop}")
 
 
 def fit(

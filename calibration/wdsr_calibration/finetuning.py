@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from wdsr_edge._errors import CheckpointError
 from wdsr_edge.evaluation import Pair
@@ -23,11 +24,10 @@ from wdsr_edge.models.checkpoint import read_metadata
 
 from .calibrate import CalibrationConfig, fit
 from .drop import Drop
-from .network import Network
+from .network import Network, representable
 from .placement import Placement, body
 from .qdq import Form, Quantised
 from .rounding import RoundingConfig
-from .search import Identities
 
 INT8_KEY = "wdsr_edge.int8"
 
@@ -41,16 +41,19 @@ def begin(
     validation: Sequence[Pair],
     size: int,
     *,
-    identities: Identities = "float",
+    fused: bool = False,
 ) -> Network:
     """``model`` equalised, its body in INT8 with scales found on LR crops of ``pairs``, everything to be learned.
 
-    ``size``: LR pixels a side of a crop. ``identities``: of the residual adds, float or int8.
+    ``size``: LR pixels a side of a crop. ``fused``: the identities of the residual adds are INT8 as well.
     """
-    config = CalibrationConfig(rounding=RoundingConfig(steps=0), identities=identities)
+    config = CalibrationConfig(rounding=RoundingConfig(steps=0), identities="int8" if fused else "float")
     network = fit(model, _crops(pairs, size), Drop(fold(model), validation), config).network
-    body(network, identities == "int8").apply(network)
+    body(network, identities=fused).apply(network)
     network.requires_grad_(True)
+    read = {edge.quantiser for edge in network.edges.values() if edge.quantised}
+    for quantiser in {*network.tensors.values()} - read:  # processes that train together want a gradient for all
+        quantiser.requires_grad_(False)
     return network
 
 
@@ -85,15 +88,17 @@ def learned(path: str | os.PathLike[str], form: Form) -> Quantised | None:
         placement = Placement(tuple(int8["convs"]), tuple(int8["identities"]))
         fits = {*placement.convs} <= {*network.quantisable} and {*placement.identities} <= {*network.identities}
         scales = _checked(int8["scales"], network)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}: what its metadata says of INT8 cannot be read ({error!r})") from error
-    if not fits or not placement.convs:
+    names = (*placement.convs, *placement.identities)
+    if not fits or not placement.convs or len({*names}) < len(names):
         raise CheckpointError(f"{path}: its metadata puts convolutions in INT8 that {model.config.name} has not")
     return Quantised(model.config, model, form, scales, placement)
 
 
 def _checked(scales: Mapping[str, Any], network: Network) -> dict[str, float]:
     found = {name: float(scales[name]) for name in network.tensors}
-    if not all(math.isfinite(scale) and scale > 0 for scale in found.values()):
-        raise ValueError("a scale is not positive")
+    for name, scale in found.items():
+        if not (math.isfinite(scale) and float(representable(torch.tensor(scale))) == scale):
+            raise ValueError(f"the scale of {name} is no positive FP16 number")
     return found

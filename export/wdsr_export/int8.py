@@ -15,9 +15,10 @@ from typing import Any
 
 from wdsr_calibration import Calibration, CalibrationConfig, CalibrationSet, Form, Quantised, calibrate
 from wdsr_calibration.drop import mean_psnr_y
+from wdsr_edge._errors import BundleError
 from wdsr_edge.bundle import Bundle, Graph, check_target, onnx_name, write_bundle
 from wdsr_edge.evaluation import Pair
-from wdsr_edge.gates import Gate
+from wdsr_edge.gates import ANY
 from wdsr_edge.images import Rgb
 from wdsr_edge.models import EDSR, WDSR, reference
 from wdsr_edge.samples import frame_of_size
@@ -28,7 +29,6 @@ from .frontier import draw_frontier
 from .onnx_file import export_onnx
 from .parity import Parity, no_float_session, parities, sessions
 
-ANY = Gate(-math.inf, 255, 1.0)
 GRAPH_OF_FORM: Mapping[Form, Graph] = {"tensorrt": "int8", "cpu": "int8-cpu"}
 REPORT, PICTURE = "calibration.json", "calibration.png"
 
@@ -99,6 +99,8 @@ def quantise(
     what ``calibrate``, ``export_onnx`` or writing refuses.
     """
     check_target(output)
+    if not isinstance(bundle.details.get("parity"), dict):
+        raise BundleError(f"{bundle.path}: its manifest records no parity: deploy its weights again")
     made = make_int8(
         model, samples, frames, max_drop=max_drop, config=config, time=time, on_stage=on_stage, on_step=on_step
     )

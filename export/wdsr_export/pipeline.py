@@ -16,11 +16,13 @@ import torch
 from PIL import Image
 
 from wdsr_calibration import CalibrationSet, Quantised
+from wdsr_calibration.calibrate import check_budget
+from wdsr_edge._errors import InputError
 from wdsr_edge._version import __version__
 from wdsr_edge.backends import resolve
 from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, WEIGHTS, Bundle, Graph, check_target, onnx_name, write_bundle
 from wdsr_edge.comparison import Timed, compare
-from wdsr_edge.gates import GATES, Gate, gate_of
+from wdsr_edge.gates import GATES, LEARNED, Gate, golden_gate
 from wdsr_edge.images import Rgb
 from wdsr_edge.models import EDSR, WDSR, fold, reference, save_checkpoint
 from wdsr_edge.samples import golden_frame
@@ -28,7 +30,6 @@ from wdsr_edge.speed import choices
 
 from .graph import weights_hash
 from .int8 import (
-    ANY,
     GRAPH_OF_FORM,
     PICTURE,
     REPORT,
@@ -85,6 +86,7 @@ def deploy(
     """
     resolve("auto")
     check_target(output)
+    check_budget(max_drop)
     on_stage("fold and export", 1)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
@@ -97,18 +99,21 @@ def deploy(
     calibration: Mapping[str, Any] | None = None
     graphs: tuple[Graph, ...] = ("fp32", "fp16")
     gates: dict[Graph, Gate] = dict(GATES)
+    recorded: Mapping[str, Any] = {}
+    if learned and samples is not None:
+        raise InputError("INT8 is either learned or calibrated: leave out samples or learned")
     if learned:
-        assert samples is None
         made_of = {GRAPH_OF_FORM[one.form]: one for one in learned}
         files |= {onnx_name(graph): int8_file(one, graph, frames) for graph, one in made_of.items()}
-        gates |= dict.fromkeys(made_of, ANY)
+        gates |= dict.fromkeys(made_of, LEARNED)
         placements = {graph: dataclasses.asdict(one.placement) for graph, one in made_of.items()}
         graphs, calibration = (*graphs, *made_of), {"learned": True, "graphs": placements}
     elif samples is None and keep is not None and keep.manifest.get("weights_sha256") == weights:
         kept = tuple(graph for graph in keep.graphs if graph not in graphs)
-        gates |= {graph: gate_of(graph, keep.manifest) for graph in kept}
+        gates |= {graph: golden_gate(graph, keep.manifest) for graph in kept}
         names = [*map(onnx_name, kept), REPORT, PICTURE]
         files |= {name: keep.read(name) for name in names if keep.has(name)}
+        recorded = {graph: keep.manifest["parity"][graph] for graph in kept}
         graphs, calibration = (*graphs, *kept), keep.manifest.get("calibration")
     on_stage("verify", len(graphs))
     parity: list[Parity] = []
@@ -120,6 +125,7 @@ def deploy(
     entries: dict[str, dict[str, Any]] = {graph: {} for graph in graphs}
     for found in parity:
         entries[found.graph][found.engine] = entry_of(found, frames)
+    entries |= recorded
     made: list[Int8] = []
     if samples is not None:
         made = make_int8(model, samples, frames, max_drop=max_drop, on_stage=on_stage, on_step=on_step)

@@ -43,7 +43,7 @@ def run(folder: Path, recipe: TrainConfig = RECIPE, **options: Any) -> Network:
 def test_it_begins_with_the_body_in_int8_and_all_of_it_learns() -> None:
     network = started()
     assert Placement.of(network) == body(network)
-    fused = begin(MODEL, PAIRS, PAIRS[:1], 16, identities="int8")
+    fused = begin(MODEL, PAIRS, PAIRS[:1], 16, fused=True)
     assert Placement.of(fused) == body(fused, identities=True)
     x = to_tensor(PAIRS[0].lr[None])
     assert (network(x) - fold(MODEL)(x)).abs().max() < 0.1
@@ -55,7 +55,7 @@ def test_it_begins_with_the_body_in_int8_and_all_of_it_learns() -> None:
     read = {network.edges[name].quantiser.name for name in body(network).convs}
     for name, quantiser in network.tensors.items():
         moved = quantiser.exponent.grad is not None and bool(quantiser.exponent.grad != 0)
-        assert moved == (name in read)
+        assert moved == quantiser.exponent.requires_grad == (name in read)
 
 
 def test_it_learns_and_its_checkpoint_is_what_was_validated(tmp_path: Path) -> None:
@@ -118,6 +118,9 @@ HOSTILE = {
     "a negative scale": changed(lambda int8: int8["scales"].update(head=-1)),
     "a scale that is no number": changed(lambda int8: int8["scales"].update(head="x")),
     "an infinite scale": changed(lambda int8: int8["scales"].update(head=float("inf"))),
+    "a scale below FP16": changed(lambda int8: int8["scales"].update(head=1e-300)),
+    "a scale of 400 digits": changed(lambda int8: int8["scales"].update(head=10**400)),
+    "a convolution twice": changed(lambda int8: int8.update(convs=["body.0.branch.0"] * 2)),
     "unhashable": changed(lambda int8: int8.update(convs=[["body.0.branch.0"]])),
 }
 

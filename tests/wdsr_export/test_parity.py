@@ -553,7 +553,7 @@ def test_verify_an_int8_graph_of_which_nothing_is_recorded(bundle: Path, tmp_pat
     files = {str(p.relative_to(bundle)): p.read_bytes() for p in bundle.rglob("*.*") if p.name != "manifest.json"}
     files["int8.onnx"] = files["fp32.onnx"]
     write_bundle(tmp_path / "b", picture_model("wdsr-b-1x8-x2").config, files, {})
-    with pytest.raises(BundleError, match="records no psnr_db of int8: calibrate the model again"):
+    with pytest.raises(BundleError, match="records no golden_db of int8: calibrate the model again"):
         verify(picture_model("wdsr-b-1x8-x2"), tmp_path / "b", frames())
 
 

@@ -38,19 +38,19 @@ def run(
     tile: Annotated[int, typer.Option(min=0, help="Core edge in LR pixels; 0 is automatic.")] = 0,
     json: JsonFlag = False,
 ) -> None:
-    """Time frames host to host, uint8 array in and out, in every engine and precision that this machine has.
+    """Time frames host to host, uint8 array in and out, in every engine here, in FP32 and INT8.
 
-    Each is first checked against the bundle's golden frame. The fastest is remembered, and is what auto then means for
-    this bundle on this machine.
+    Each is first checked against the bundle's golden frame. Unless the choice was narrowed, the fastest is remembered,
+    and is what auto then means for this bundle on this machine. FP16, for GPUs, is timed if asked for.
     """
     from ..comparison import compare
     from ..loading import choose, find_bundle
     from ..speed import choices
 
-    sizes = [parse_size(text) for text in size or ("480x270", "960x540", "1280x720")]
+    sizes = [parse_size(text) for text in dict.fromkeys(size or ("480x270", "960x540", "1280x720"))]
     bundle = Bundle.load(find_bundle(model))
-    choose(bundle, backend, precision)  # type: ignore[arg-type]  # says what is wrong with them
-    among = choices(bundle, backend, precision)  # type: ignore[arg-type]
+    first = choose(bundle, backend, precision)  # type: ignore[arg-type]
+    among = choices(bundle, backend, precision) or (first,)  # type: ignore[arg-type]
     with progress_bar() as bar:
         task = bar.add_task("benchmark", total=len(sizes))
         timed = compare(
@@ -62,11 +62,9 @@ def run(
             seconds=seconds,
             on_step=lambda: bar.advance(task),
         )
-    for one in timed:
-        if one.fault:
-            say(f"{one.choice.backend} {one.choice.precision} was not timed: {one.fault}")
+    say_faults(timed)
     if all(one.fault for one in timed):
-        raise BackendError(f"no engine here reproduces the golden frame of {bundle.path}")
+        raise BackendError(f"nothing could be timed: {timed[0].fault}")
     if backend == precision == "auto" and not tile:
         keep_fastest(bundle, timed)
     if json:
@@ -87,6 +85,13 @@ def run(
     ]
     header = ("frame", "engine", "precision", "p50 ms", "p95 ms", "p99 ms", "frames/s", "runs")
     print_table(f"{bundle.name}, host to host", header, rows)
+
+
+def say_faults(timed: Sequence[Timed]) -> None:
+    """One line for each choice that was not timed."""
+    for one in timed:
+        if one.fault:
+            say(f"{one.choice.backend} {one.choice.precision} was not timed: {one.fault}")
 
 
 def keep_fastest(bundle: Bundle, timed: Sequence[Timed]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -12,13 +12,14 @@ import typer
 from .._errors import InputError
 from ..bundle import Bundle
 from ..loading import find_bundle, is_checkpoint
-from .benchmark import document_of, keep_fastest
+from .benchmark import document_of, keep_fastest, say_faults
 from .output import JsonFlag, ModelArgument, count, decibels, print_json, print_table, progress_bar, say
 from .sizes import parse_size
 
 if TYPE_CHECKING:
     from wdsr_export import Deployment, Parity
 
+    from ..comparison import Size
     from ..config import ModelConfig
     from ..metrics import Difference
 
@@ -56,7 +57,7 @@ def run(
     network = load_model(model)
     target = output or Path(network.config.name)
     frames = sample_frames(images)
-    sizes = [parse_size(text) for text in size or ("480x270", "640x360", "960x540")]
+    sizes = [parse_size(text) for text in dict.fromkeys(size or ("480x270", "640x360", "960x540"))]
     origin = None if is_checkpoint(model) else Bundle.load(find_bundle(model))
     details = _read_card(card) if card else _card_of(origin)
     samples, learned = None, []
@@ -92,7 +93,8 @@ def run(
     if json:
         print_json(_document(network.config, found))
     else:
-        _print_report(network.config, found)
+        _print_report(network.config, found, sizes, bool(calibration))
+    say_faults(found.timed)
     if found.bundle is None:
         failed = next((parity for parity in found.parity if not parity.passed), None)
         fault = f"parity of {failed.graph} failed: {failed.diagnosis}" if failed else ""
@@ -121,16 +123,20 @@ def _parities(found: Deployment) -> list[Parity]:
     return [*found.parity, *(parity for one in found.int8 for parity in one.parity)]
 
 
-def _print_report(config: ModelConfig, found: Deployment) -> None:
+def _print_report(config: ModelConfig, found: Deployment, sizes: Sequence[Size], asked: bool) -> None:
     """A column for each precision; the worst engine counts for parity, and has a row of its own for time."""
     columns = [
         [parity.total for parity in _parities(found) if parity.graph in graphs]
         for graphs in (("fp32",), ("fp16",), ("int8", "int8-cpu"))
     ]
-    missing, last = "needs --calibration", ["not built yet"]
+    missing = ["not reached", "not reached", "not reached" if asked or found.bundle is None else "needs --calibration"]
+    last = ["not built yet"]
 
     def row(title: str, of: Callable[[Difference], float], best: Any, shown: Callable[[Any], str]) -> list[str]:
-        return [title, *(shown(best(map(of, column))) if column else missing for column in columns), *last]
+        cells = [
+            shown(best(map(of, column))) if column else words for column, words in zip(columns, missing, strict=True)
+        ]
+        return [title, *cells, *last]
 
     rows = [
         row("PSNR to PyTorch", lambda total: total.psnr_db, min, decibels),
@@ -138,15 +144,14 @@ def _print_report(config: ModelConfig, found: Deployment) -> None:
     ]
     if found.int8:
         rows.append(["drop on held-out images", "", "", f"{max(one.drop_db for one in found.int8):.3f} dB", *last])
-    for h, w in found.timed[0].latency if found.timed else ():
+    for h, w in sizes:
         for engine in dict.fromkeys(one.choice.backend for one in found.timed):
-            cells = {"fp32": "", "fp16": "for GPUs", "int8": "" if columns[2] else missing}
+            cells = {"fp32": "", "fp16": "for GPUs", "int8": "" if columns[2] else missing[2]}
             for one in found.timed:
                 if one.choice.backend == engine:
                     latency = one.latency.get((h, w))
-                    cells[one.choice.precision] = (
-                        f"{latency.p50_ms:.1f} ({latency.p99_ms:.1f})" if latency else one.fault
-                    )
+                    shown = f"{latency.p50_ms:.1f} ({latency.p99_ms:.1f})" if latency else "failed"
+                    cells[one.choice.precision] = shown
             rows.append([f"{w}x{h} in {engine}, p50 (p99) ms", *cells.values(), *last])
     title = f"{config.name}: {config.parameters:,} parameters, {config.macs:,} MACs/LR pixel, on the CPU"
     print_table(title, ("", "FP32", "FP16", "INT8", "TensorRT"), rows)
@@ -155,7 +160,7 @@ def _print_report(config: ModelConfig, found: Deployment) -> None:
 def _read_card(path: Path) -> dict[str, Any]:
     try:
         card = json_module.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(card, dict) or not card.keys() <= set(CARD_KEYS):
         raise InputError(f"{path}: expected an object with some of {', '.join(CARD_KEYS)}")

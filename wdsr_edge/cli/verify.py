@@ -28,6 +28,8 @@ def run(
         reports = _against_golden(model)
     else:
         reports = _against_torch(model, images, onnx)
+    if not reports:
+        raise InputError(f"{model} holds no graph that an engine here can run")
     passed = all(report["passed"] for report in reports)
     if json:
         print_json({"model": model, "passed": passed, "precisions": reports})
@@ -73,11 +75,13 @@ def _against_torch(model: str, images: Path | None, onnx: Path | None) -> list[d
 
 
 def _against_golden(model: str) -> list[dict[str, Any]]:
+    from ..backends import resolve
     from ..bundle import Bundle
     from ..gates import check_golden
     from ..loading import find_bundle, graph_of, open_bundle
     from ..speed import choices
 
+    resolve("auto")
     bundle = Bundle.load(find_bundle(model))
     reports = []
     for choice in (*choices(bundle), *choices(bundle, precision="fp16")):
@@ -85,7 +89,7 @@ def _against_golden(model: str) -> list[dict[str, Any]]:
             found, passed = check_golden(bundle, graph_of(choice), sr)
         reports.append(
             {
-                "precision": choice.precision,
+                "precision": graph_of(choice),
                 "engine": choice.backend,
                 "against": "the golden frame (install the export extra to compare with PyTorch)",
                 "passed": passed,

@@ -257,7 +257,9 @@ class _Run:
     def _follow(self, step: int) -> None:
         # A young average follows closely, so that it never drags the random start along.
         decay = min(self.recipe.ema, (1 + step) / (10 + step))
-        for kept, fresh in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
+        # Each once: a module that several share is in a state dict under each of its names.
+        averaged, trained = ((*m.parameters(), *m.buffers()) for m in (self.average, self.model))
+        for kept, fresh in zip(averaged, trained, strict=True):
             if kept.is_floating_point():
                 kept.lerp_(fresh, 1 - decay)
             else:
