@@ -105,6 +105,28 @@ def test_what_misses_the_golden_frame_is_not_timed(bundle: Bundle, monkeypatch: 
     assert compare(bundle, (FP32,), [(8, 8)], seconds=0)[0].fault
 
 
+@pytest.mark.parametrize("figure", [10**400, "x", [], float("1e400")])
+def test_what_is_recorded_of_one_graph_does_not_stop_the_others(bundle: Bundle, figure: Any) -> None:
+    bundle.manifest["parity"]["int8-cpu"]["onnxruntime"]["golden_db"] = figure
+    found = compare(bundle, (FP32, INT8), [(8, 8)], seconds=0)
+    assert [bool(one.fault) for one in found] == [False, True]
+    assert "int8-cpu" in found[1].fault or "golden frame" in found[1].fault
+
+
+def test_an_engine_that_fails_on_a_size_is_not_timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = wdsr_edge.SuperResolver.__call__
+
+    def failing(self: Any, frame: Any, *options: Any) -> Any:
+        if self.precision == "int8" and frame.shape[0] == 9:
+            raise wdsr_edge.BackendError("out of memory")
+        return run(self, frame, *options)
+
+    monkeypatch.setattr(wdsr_edge.SuperResolver, "__call__", failing)
+    found = compare(bundle, (FP32, INT8), [(8, 8), (9, 9)], seconds=0)
+    assert [one.fault for one in found] == ["", "out of memory"]
+    assert [len(one.latency) for one in found] == [2, 0]
+
+
 def test_an_engine_that_fails_is_not_timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(bundle: Bundle, choice: Choice, **options: Any) -> Any:
         if choice == INT8:

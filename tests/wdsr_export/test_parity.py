@@ -557,6 +557,13 @@ def test_verify_an_int8_graph_of_which_nothing_is_recorded(bundle: Path, tmp_pat
         verify(picture_model("wdsr-b-1x8-x2"), tmp_path / "b", frames())
 
 
+def test_verify_a_bundle_without_graphs(bundle: Path, tmp_path: Path) -> None:
+    weights = {"weights.safetensors": (bundle / "weights.safetensors").read_bytes()}
+    write_bundle(tmp_path / "b", picture_model("wdsr-b-1x8-x2").config, weights, {})
+    with pytest.raises(InputError, match="holds no graph to verify"):
+        verify(picture_model("wdsr-b-1x8-x2"), tmp_path / "b", frames())
+
+
 @pytest.mark.parametrize("name", ["nothing", "no/such/folder", ""])
 def test_verify_nothing(name: str) -> None:
     with pytest.raises((InputError, BundleError)):

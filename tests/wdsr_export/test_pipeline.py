@@ -288,6 +288,14 @@ def test_a_budget_that_cannot_be_met_writes_nothing(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("max_drop", [-1.0, float("nan"), float("inf")])
+def test_a_budget_that_is_none_is_refused_before_the_work(tmp_path: Path, max_drop: float) -> None:
+    stages: list[str] = []
+    with pytest.raises(InputError, match="budget"):
+        quick(small(), tmp_path / "bundle", max_drop=max_drop, on_stage=lambda stage, total: stages.append(stage))
+    assert stages == []
+
+
 def test_an_engine_that_loses_more_than_the_simulation_fails_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
