@@ -16,7 +16,6 @@ from wdsr_edge.metrics import psnr
 from wdsr_edge.models import ModelConfig, reference
 from wdsr_export import export_onnx
 
-
 BUILD = """
 import sys, tensorrt_rtx_bindings as trt
 builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
