@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from functools import cache
 from typing import Any
 
 from numpy.typing import NDArray
@@ -15,13 +17,13 @@ class OpenVinoSession:
 
     def __init__(self, onnx: bytes, *, threads: int = 0) -> None:
         """``threads`` computes with that many; 0 leaves it to OpenVINO. Raises BackendError."""
-        ov = require("openvino", "openvino")
+        require("openvino", "openvino")
         # Without the hint, a CPU that has bfloat16 computes FP32 graphs in it.
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
         try:
-            core = ov.Core()
+            core = _core(os.getpid())
             self._request: Any = core.compile_model(core.read_model(onnx), "CPU", options).create_infer_request()
         except Exception as error:  # RuntimeError of many lines
             raise BackendError(f"OpenVINO refused the graph: {_last_line(error)}") from error
@@ -39,6 +41,12 @@ class OpenVinoSession:
     def close(self) -> None:
         """See Session."""
         self._request = None
+
+
+@cache
+def _core(process: int) -> Any:
+    """One for each process: where the last goes, the plugin is unloaded under threads that still run in it."""
+    return require("openvino", "openvino").Core()
 
 
 def _last_line(error: Exception) -> str:
