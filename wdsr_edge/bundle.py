@@ -6,7 +6,7 @@
     fp32-float.onnx      the float variant, for 16-bit images
     fp16.onnx            the deploy graph in FP16, for GPUs
     int8.onnx            in INT8 and FP16, for TensorRT, and int8-cpu.onnx, in INT8 and FP32, for CPUs
-    calibration.json     how INT8 was placed: what each layer costs, and drop against INT8 share
+    calibration.json     how INT8 was placed: what each layer costs, and drop against INT8 share; .png as a picture
     golden/lr.png        a small frame, and golden/sr.png, what the PyTorch reference makes of it
 
 A bundle from elsewhere is hostile until it is checked: names, sizes, hashes, and each graph's operators and contract.

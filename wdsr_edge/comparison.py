@@ -10,10 +10,10 @@ from functools import partial
 from ._errors import BackendError, BundleError
 from .bundle import Bundle
 from .gates import check_golden
-from .loading import graph_of, open_bundle
+from .loading import open_bundle
 from .metrics import Difference
 from .samples import frame_of_size
-from .speed import Choice
+from .speed import Choice, graph_of
 from .super_resolver import Tile
 from .timing import Latency, measure_in_turns
 

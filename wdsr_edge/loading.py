@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from ._errors import InputError
-from .backends import ON_CPU, Backend, Session, open_session, resolve
-from .bundle import MANIFEST, Bundle, Graph, Precision
-from .speed import Choice, choices, fastest
+from .backends import Backend, Session, open_session, resolve
+from .bundle import MANIFEST, Bundle, Precision
+from .speed import Choice, choices, fastest, graph_of
 from .super_resolver import SuperResolver, Tile
 
 ZOO = Path(__file__).parent / "zoo"
@@ -72,14 +72,6 @@ def open_bundle(bundle: Bundle, choice: Choice, *, tile: Tile = "auto") -> Super
         precision=choice.precision,
         tile=tile,
     )
-
-
-def graph_of(choice: Choice) -> Graph:
-    """Which of a bundle's graphs it takes; InputError if there is no such precision."""
-    if choice.precision not in get_args(Precision):
-        known = ", ".join(get_args(Precision))
-        raise InputError(f"precision must be auto or one of {known}, got {choice.precision!r}")
-    return "int8-cpu" if choice.precision == "int8" and choice.backend in ON_CPU else choice.precision
 
 
 def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:

@@ -8,11 +8,12 @@ import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
+from ._errors import InputError
 from ._files import replacing, user_cache
 from .backends import ON_CPU, Backend, installed
-from .bundle import Bundle, Precision
+from .bundle import Bundle, Graph, Precision
 
 
 class Choice(NamedTuple):
@@ -22,6 +23,14 @@ class Choice(NamedTuple):
     """The engine."""
     precision: Precision
     """The precision in it."""
+
+
+def graph_of(choice: Choice) -> Graph:
+    """Which of a bundle's graphs it takes; InputError if there is no such precision."""
+    if choice.precision not in get_args(Precision):
+        known = ", ".join(get_args(Precision))
+        raise InputError(f"precision must be auto or one of {known}, got {choice.precision!r}")
+    return "int8-cpu" if choice.precision == "int8" and choice.backend in ON_CPU else choice.precision
 
 
 def choices(
@@ -37,7 +46,7 @@ def choices(
         for kind in kinds
         for engine in installed()
         if backend in ("auto", engine)
-        if ("int8-cpu" if kind == "int8" and engine in ON_CPU else kind) in bundle.graphs
+        if graph_of(Choice(engine, kind)) in bundle.graphs
     )
 
 

@@ -31,31 +31,28 @@ class Latency:
 Key = TypeVar("Key")
 
 TURNS = 3
-
-
-def measure(call: Callable[[], object], *, warmup: int = 3, seconds: float = 2.0, least: int = 10) -> Latency:
-    """Time ``call`` for ``seconds`` and at least ``least`` times, after ``warmup`` calls that do not count.
-
-    ``call`` must return only when its result is in host memory.
-    """
-    for _ in range(warmup):
-        call()
-    return _latency(_times(call, seconds, least))
+"""How often each call has its turn."""
 
 
 def measure_in_turns(
-    calls: Mapping[Key, Callable[[], object]], *, warmup: int = 3, seconds: float = 2.0, least: int = 10
+    calls: Mapping[Key, Callable[[], object]],
+    *,
+    warmup: int = 3,
+    seconds: float = 2.0,
+    least: int = 10,
+    turns: int = TURNS,
 ) -> dict[Key, Latency]:
-    """``measure`` of each of ``calls``, in TURNS turns: what slows the machine for a while slows all of them.
+    """Time each of ``calls`` for ``seconds`` and at least ``least`` times, in turns: what slows the machine slows all.
 
-    At the start of each turn ``warmup`` calls do not count, as another's threads may still spin.
+    At the start of each turn ``warmup`` calls do not count, as another's threads may still spin. A call must return
+    only when its result is in host memory.
     """
     times: dict[Key, list[float]] = {key: [] for key in calls}
-    for _ in range(TURNS):
+    for _ in range(turns):
         for key, call in calls.items():
             for _ in range(warmup):
                 call()
-            times[key] += _times(call, seconds / TURNS, -(-least // TURNS))
+            times[key] += _times(call, seconds / turns, -(-least // turns))
     return {key: _latency(found) for key, found in times.items()}
 
 

@@ -78,7 +78,7 @@ class Fitted:
     """A network with the scales and kernels it is quantised with, wherever it is quantised."""
 
     network: Network
-    """Nothing of it is placed for good."""
+    """Its body is placed."""
     ranges: RangeMethod
     """How ranges were found."""
     drop_by_ranges: Mapping[RangeMethod, float]

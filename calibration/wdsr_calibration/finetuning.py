@@ -26,7 +26,7 @@ from .calibrate import CalibrationConfig, fit
 from .drop import Drop
 from .network import Network, representable
 from .placement import Placement, body
-from .qdq import Form, Quantised
+from .qdq import Quantised
 from .rounding import RoundingConfig
 
 INT8_KEY = "wdsr_edge.int8"
@@ -73,8 +73,8 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
     save_checkpoint(network.plain(), path, {INT8_KEY: json.dumps(int8, sort_keys=True)})
 
 
-def learned(path: str | os.PathLike[str], form: Form) -> Quantised | None:
-    """What ``save`` wrote, for engines of ``form``; None for a checkpoint that was not trained so.
+def learned(path: str | os.PathLike[str]) -> Quantised | None:
+    """What ``save`` wrote, in TensorRT's form; None for a checkpoint that was not trained so.
 
     Raises CheckpointError for metadata that does not fit the network.
     """
@@ -93,7 +93,7 @@ def learned(path: str | os.PathLike[str], form: Form) -> Quantised | None:
     names = (*placement.convs, *placement.identities)
     if not fits or not placement.convs or len({*names}) < len(names):
         raise CheckpointError(f"{path}: its metadata puts convolutions in INT8 that {model.config.name} has not")
-    return Quantised(model.config, model, form, scales, placement)
+    return Quantised(model.config, model, "tensorrt", scales, placement)
 
 
 def _checked(scales: Mapping[str, Any], network: Network) -> dict[str, float]:

@@ -31,7 +31,7 @@ class Builder:
 
     def constant(self, name: str, value: ArrayLike) -> ir.Value:
         """An initializer; ``value`` keeps its dtype and shape. A name that is taken gets a number."""
-        return add_constant(self.graph, name, np.asarray(value))
+        return add_constant(self.graph, name, value)
 
     def node(self, op: str, name: str, inputs: Sequence[ir.Value], **attributes: Attribute) -> ir.Value:
         """The output of a new float32 node; both are called ``name``."""

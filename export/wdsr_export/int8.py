@@ -135,7 +135,7 @@ def make_int8(
             on_stage=lambda stage, total, graph=graph: on_stage(f"{graph}: {stage}", total),  # type: ignore[misc]
             on_step=on_step,
         )
-        onnx = int8_file(found, graph, frames)
+        onnx = int8_file(found, frames)
         parity = list(parities(model, graph, onnx, frames, ANY))
         drops = _drops(model, graph, onnx, samples.held_out)
         frontier_ms: list[Mapping[str, float]] = []
@@ -150,16 +150,16 @@ def _timed(found: Calibration, graph: Graph, frames: Mapping[str, Rgb]) -> list[
     frame = frame_of_size(*TIMED_SIZE)[None]
     calls: dict[tuple[int, str], Callable[[], object]] = {}
     for i, point in enumerate(found.frontier):
-        onnx = int8_file(dataclasses.replace(found, placement=point.placement), graph, frames)
+        onnx = int8_file(dataclasses.replace(found, placement=point.placement), frames)
         calls |= {(i, str(engine)): partial(session.run, frame) for engine, session in sessions(graph, onnx)}
     latency = measure_in_turns(calls, warmup=1, seconds=0)
     return [{engine: latency[i, engine].p50_ms for j, engine in calls if j == i} for i in range(len(found.frontier))]
 
 
-def int8_file(quantised: Quantised, graph: Graph, frames: Mapping[str, Rgb]) -> bytes:
-    """The ONNX file of a bundle's INT8 graph."""
+def int8_file(quantised: Quantised, frames: Mapping[str, Rgb]) -> bytes:
+    """The ONNX file of an INT8 graph."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / onnx_name(graph)
+        path = Path(folder) / "int8.onnx"
         export_onnx(quantised, path, precision="int8", frames=frames)
         return path.read_bytes()
 

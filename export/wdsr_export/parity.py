@@ -113,10 +113,12 @@ def parities(
 
     ``golden`` is the gate of INT8, on the golden frame: what it loses on ``frames`` differs from picture to picture.
     """
+    lr = golden_frame()
+    expected = reference(model)(lr)
     for engine, session in sessions(graph, onnx):
         with SuperResolver(session, model.config, open_float_session=no_float_session) as sr:
             found = check_parity(model, sr, frames, graph, None if graph in GATES else ANY, engine=engine)
-            apart = difference(sr(golden_frame()), reference(model)(golden_frame()))
+            apart = difference(sr(lr), expected)
             found = replace(found, golden_db=apart.psnr_db)
             if graph not in GATES and not golden.admits(apart):
                 words = f"{apart.psnr_db:.1f} dB on the golden frame, less than {golden.least_db:.1f}"

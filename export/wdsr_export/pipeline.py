@@ -69,7 +69,7 @@ def deploy(
     *,
     samples: CalibrationSet | None = None,
     max_drop: float = 0.02,
-    learned: Sequence[Quantised] = (),
+    learned: Quantised | None = None,
     keep: Bundle | None = None,
     sizes: Sequence[tuple[int, int]] = ((270, 480), (360, 640), (540, 960)),
     seconds: float = 2.0,
@@ -100,14 +100,15 @@ def deploy(
     graphs: tuple[Graph, ...] = ("fp32", "fp16")
     gates: dict[Graph, Gate] = dict(GATES)
     recorded: Mapping[str, Any] = {}
-    if learned and samples is not None:
+    if learned is not None and samples is not None:
         raise InputError("INT8 is either learned or calibrated: leave out samples or learned")
-    if learned:
-        made_of = {GRAPH_OF_FORM[one.form]: one for one in learned}
-        files |= {onnx_name(graph): int8_file(one, graph, frames) for graph, one in made_of.items()}
-        gates |= dict.fromkeys(made_of, LEARNED)
-        placements = {graph: dataclasses.asdict(one.placement) for graph, one in made_of.items()}
-        graphs, calibration = (*graphs, *made_of), {"learned": True, "graphs": placements}
+    if learned is not None:
+        for form, graph in GRAPH_OF_FORM.items():
+            files[onnx_name(graph)] = int8_file(dataclasses.replace(learned, form=form), frames)
+            gates[graph] = LEARNED
+        placement = dataclasses.asdict(learned.placement)
+        calibration = {"learned": True, "graphs": dict.fromkeys(GRAPH_OF_FORM.values(), placement)}
+        graphs = (*graphs, *GRAPH_OF_FORM.values())
     elif samples is None and keep is not None and keep.manifest.get("weights_sha256") == weights:
         kept = tuple(graph for graph in keep.graphs if graph not in graphs)
         gates |= {graph: golden_gate(graph, keep.manifest) for graph in kept}

@@ -64,7 +64,7 @@ def test_it_learns_and_its_checkpoint_is_what_was_validated(tmp_path: Path) -> N
     before = started()
     assert network.scales != before.scales
     assert not torch.equal(network.convs["head"].weight, before.convs["head"].weight)
-    found = learned(tmp_path / "run" / "last.safetensors", "tensorrt")
+    found = learned(tmp_path / "run" / "last.safetensors")
     assert found is not None
     assert (found.scales, found.placement) == (network.scales, Placement.of(network))
     upscale = reference(simulated(found))
@@ -95,7 +95,7 @@ def test_codes_are_not_computed_in_half_precision() -> None:
 
 def test_a_plain_checkpoint_has_learned_nothing(tmp_path: Path) -> None:
     save_checkpoint(MODEL, tmp_path / "plain.safetensors")
-    assert learned(tmp_path / "plain.safetensors", "cpu") is None
+    assert learned(tmp_path / "plain.safetensors") is None
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> str:
@@ -129,7 +129,7 @@ HOSTILE = {
 def test_metadata_that_does_not_fit_is_refused(tmp_path: Path, text: str) -> None:
     save_checkpoint(MODEL, tmp_path / "m.safetensors", {INT8_KEY: text})
     with pytest.raises(CheckpointError, match="metadata") as caught:
-        learned(tmp_path / "m.safetensors", "tensorrt")
+        learned(tmp_path / "m.safetensors")
     assert "\n" not in str(caught.value)
 
 

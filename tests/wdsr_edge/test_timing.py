@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wdsr_edge import timing
-from wdsr_edge.timing import TURNS, measure, measure_in_turns
+from wdsr_edge.timing import TURNS, measure_in_turns
 
 
 class Clock:
@@ -25,14 +25,14 @@ class Clock:
 def test_warm_up_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock([10.0, 10.0, 0.5])
     monkeypatch.setattr(timing, "time", clock)
-    found = measure(clock.call, warmup=2, seconds=0, least=4)
+    found = measure_in_turns({0: clock.call}, warmup=2, seconds=0, least=4, turns=1)[0]
     assert (found.runs, found.p50_ms, found.p99_ms, found.fps) == (4, 500, 500, 2)
 
 
 def test_percentiles_and_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock([0.01] * 90 + [0.1] * 10)
     monkeypatch.setattr(timing, "time", clock)
-    found = measure(clock.call, warmup=0, seconds=1.85, least=1)
+    found = measure_in_turns({0: clock.call}, warmup=0, seconds=1.85, least=1, turns=1)[0]
     assert found.runs == 100
     assert found.p50_ms == pytest.approx(10)
     assert found.p95_ms == pytest.approx(100)

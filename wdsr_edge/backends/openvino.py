@@ -45,7 +45,7 @@ class OpenVinoSession:
 
 @cache
 def _core(process: int) -> Any:
-    """One for each process: where the last goes, the plugin is unloaded under threads that still run in it."""
+    """One for all sessions, so that its plugin is loaded once; a forked process lacks its threads and gets its own."""
     return require("openvino", "openvino").Core()
 
 

@@ -10,7 +10,7 @@ import typer
 
 from .._errors import InputError
 from .._files import user_cache
-from .output import BundleArgument, JsonFlag, count, decibels, print_json, print_table, progress_bar, say
+from .output import BundleArgument, JsonFlag, count, decibels, print_json, print_table, say, stages_bar
 
 if TYPE_CHECKING:
     from wdsr_calibration import CalibrationSet
@@ -85,13 +85,7 @@ def run(
         wanted = SampleConfig(crops, crop_size, held_out, seed)
         samples = sample_folders(images, scale, wanted, on_skipped=lambda path, reason: say(f"skipped: {reason}"))
     _say_samples(samples)
-    with progress_bar() as bar:
-        task = bar.add_task("calibrate", total=None)
-
-        def on_stage(stage: str, total: int) -> None:
-            say(f"{bundle.name}: {stage}")
-            bar.reset(task, description=stage, total=total)
-
+    with stages_bar(bundle.name) as (on_stage, on_step):
         made = quantise(
             bundle,
             load_model(model),
@@ -102,7 +96,7 @@ def run(
             config=config,
             time=time,
             on_stage=on_stage,
-            on_step=lambda: bar.advance(task),
+            on_step=on_step,
         )
     met = all(one.met for one in made)
     if json:

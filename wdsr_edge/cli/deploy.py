@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,7 @@ from .._errors import InputError
 from ..bundle import Bundle
 from ..loading import find_bundle, is_checkpoint
 from .benchmark import document_of, keep_fastest, say_faults
-from .output import JsonFlag, ModelArgument, count, decibels, print_json, print_table, progress_bar, say
+from .output import JsonFlag, ModelArgument, count, decibels, print_json, print_table, say, stages_bar
 from .sizes import parse_size
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(
     keeps the INT8 graphs that it has. The fastest engine and precision are remembered, and are what auto then means for
     this bundle on this machine.
     """
-    from wdsr_calibration import Form, finetuning, sample_folders
+    from wdsr_calibration import finetuning, sample_folders
     from wdsr_export import deploy
 
     from ..models import load_model
@@ -60,22 +60,13 @@ def run(
     sizes = [parse_size(text) for text in dict.fromkeys(size or ("480x270", "640x360", "960x540"))]
     origin = None if is_checkpoint(model) else Bundle.load(find_bundle(model))
     details = _read_card(card) if card else _card_of(origin)
-    samples, learned = None, []
-    if origin is None:
-        forms = [finetuning.learned(model, form) for form in get_args(Form)]
-        learned = [found for found in forms if found is not None]
+    samples, learned = None, finetuning.learned(model) if origin is None else None
     if calibration and learned:
         raise InputError(f"{model} was trained with --quantize and has its INT8: leave out --calibration")
     if calibration:
         scale = network.config.scale
         samples = sample_folders(calibration, scale, on_skipped=lambda path, reason: say(f"skipped: {reason}"))
-    with progress_bar() as bar:
-        task = bar.add_task("deploy", total=None)
-
-        def on_stage(stage: str, total: int) -> None:
-            say(f"{network.config.name}: {stage}")
-            bar.reset(task, description=stage, total=total)
-
+    with stages_bar(network.config.name) as (on_stage, on_step):
         found = deploy(
             network,
             target,
@@ -88,7 +79,7 @@ def run(
             seconds=seconds,
             details=details,
             on_stage=on_stage,
-            on_step=lambda: bar.advance(task),
+            on_step=on_step,
         )
     if json:
         print_json(_document(network.config, found))

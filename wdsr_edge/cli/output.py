@@ -6,7 +6,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -84,6 +85,19 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 def progress_bar() -> Progress:
     """A progress bar on stderr, only on a terminal."""
     return _bar(MofNCompleteColumn(), TimeRemainingColumn())
+
+
+@contextmanager
+def stages_bar(name: str) -> Iterator[tuple[Callable[[str, int], None], Callable[[], None]]]:
+    """Long work in stages, a line and a bar for each: what to call for a stage of so many steps, and for a step."""
+    with progress_bar() as bar:
+        task = bar.add_task(name, total=None)
+
+        def on_stage(stage: str, total: int) -> None:
+            say(f"{name}: {stage}")
+            bar.reset(task, description=stage, total=total)
+
+        yield on_stage, lambda: bar.advance(task)
 
 
 def byte_bar() -> Progress:

@@ -78,8 +78,6 @@ def run(
     from ..models import load_model
     from ..training import check_run, config_of_start, join_world, open_device, train
 
-    options: dict[str, Any] = {}
-
     places, recipe, network = _options(given)
     missing = [name for name in ("model", "data", "output") if name not in places]
     if missing:
@@ -103,6 +101,7 @@ def run(
                 f"{config_.name}, norm {config_.norm}: {count(len(pairs), 'image')}, {recipe.steps} steps on "
                 f"{where}{processes}, validated on {count(len(validated), 'image')}, into {places['output']}"
             )
+        options: dict[str, Any] = {}
         if recipe.quantize and begin is not None:
             from wdsr_calibration import finetuning
 

@@ -78,8 +78,8 @@ def _against_golden(model: str) -> list[dict[str, Any]]:
     from ..backends import resolve
     from ..bundle import Bundle
     from ..gates import check_golden
-    from ..loading import find_bundle, graph_of, open_bundle
-    from ..speed import choices
+    from ..loading import find_bundle, open_bundle
+    from ..speed import choices, graph_of
 
     resolve("auto")
     bundle = Bundle.load(find_bundle(model))

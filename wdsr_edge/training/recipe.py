@@ -30,7 +30,7 @@ class TrainConfig:
     patch: int = 48
     """LR pixels a side of a patch (96 HR pixels at x2)."""
     learning_rate: float | None = None
-    """Adam's, at its highest; None is 1e-3 with weight norm and 1e-4 without it."""
+    """Adam's, at its highest; None is 1e-3 with weight norm and 1e-4 without it, as with ``quantize``."""
     beta2: float = 0.999
     """Adam's decay of squared gradients; less follows the cosine schedule of a short run more closely."""
     schedule: Schedule = "step"
@@ -87,7 +87,7 @@ class TrainConfig:
             raise InputError(f"amp must be off with quantize, whose codes {self.amp} would round")
 
     def peak_rate(self, config: ModelConfig) -> float:
-        """The learning rate at its highest for a network of ``config``: ten times as high with weight norm."""
+        """The learning rate at its highest for a network of ``config``: ten times as high with weight norm, if kept."""
         return self.learning_rate or (1e-3 if config.norm == "weight" and not self.quantize else 1e-4)
 
     def rate(self, step: int) -> float:
