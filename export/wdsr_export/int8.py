@@ -8,6 +8,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -149,10 +150,13 @@ def make_int8(
 def _timed(found: Calibration, graph: Graph, frames: Mapping[str, Rgb]) -> list[Mapping[str, float]]:
     frame = frame_of_size(*TIMED_SIZE)[None]
     calls: dict[tuple[int, str], Callable[[], object]] = {}
-    for i, point in enumerate(found.frontier):
-        onnx = int8_file(dataclasses.replace(found, placement=point.placement), frames)
-        calls |= {(i, str(engine)): partial(session.run, frame) for engine, session in sessions(graph, onnx)}
-    latency = measure_in_turns(calls, warmup=1, seconds=0)
+    with ExitStack() as stack:
+        for i, point in enumerate(found.frontier):
+            onnx = int8_file(dataclasses.replace(found, placement=point.placement), frames)
+            for engine, session in sessions(graph, onnx):
+                stack.callback(session.close)
+                calls[i, str(engine)] = partial(session.run, frame)
+        latency = measure_in_turns(calls, warmup=1, seconds=0)
     return [{engine: latency[i, engine].p50_ms for j, engine in calls if j == i} for i in range(len(found.frontier))]
 
 

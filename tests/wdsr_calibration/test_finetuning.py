@@ -22,7 +22,7 @@ from wdsr_edge.evaluation import Pair, load_pairs
 from wdsr_edge.models import fold, reference, save_checkpoint
 from wdsr_edge.models.reference import to_tensor
 from wdsr_edge.samples import PHOTOS
-from wdsr_edge.training import Progress, TrainConfig, train
+from wdsr_edge.training import Progress, Student, TrainConfig, train
 
 CONFIG = ModelConfig("wdsr-b", 1, 8, 2)
 MODEL = trained_like(CONFIG)
@@ -35,7 +35,7 @@ def started() -> Network:
 
 
 def run(folder: Path, recipe: TrainConfig = RECIPE, **options: Any) -> Network:
-    found = train(CONFIG, recipe, PAIRS, PAIRS[:1], folder, start=MODEL, student=started(), save=save, **options)
+    found = train(CONFIG, recipe, PAIRS, PAIRS[:1], folder, start=MODEL, student=Student(started(), save), **options)
     assert isinstance(found, Network)
     return found
 

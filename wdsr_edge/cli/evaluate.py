@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -54,17 +56,18 @@ def run(
 ) -> None:
     """PSNR and SSIM against ground truth as papers report them, bicubic beside it.
 
-    The LR images are those that lie in the set's folder (DIV2K, EDSR's or SelfExSR's layout), else MATLAB's bicubic.
+    The LR images are those that lie in the set's folder (DIV2K, EDSR's or SelfExSR's layout), else MATLAB's bicubic. A
+    checkpoint of train --quantize is scored in floating point; its bundle has INT8 as well (--precision int8).
     """
     from ..datasets import find_dataset
     from ..evaluation import mean_score, self_ensemble
 
     if csv and json:
         raise InputError("--csv and --json exclude each other")
-    scale, upscale = _open(model, device, backend, precision)
     folders = {name: find_dataset(name, datasets) for name in sets}
-    chosen = self_ensemble(upscale) if ensemble else upscale
-    reports = {name: _evaluate(name, folder, scale, chosen) for name, folder in folders.items()}
+    with _opened(model, device, backend, precision) as (scale, upscale):
+        chosen = self_ensemble(upscale) if ensemble else upscale
+        reports = {name: _evaluate(name, folder, scale, chosen) for name, folder in folders.items()}
     if csv:
         _print_csv(reports)
     elif json:
@@ -83,7 +86,8 @@ def run(
             _print(f"{model} on {name}{', self-ensemble' if ensemble else ''}", found)
 
 
-def _open(model: str, device: str, backend: str, precision: str) -> tuple[int, Upscale]:
+@contextmanager
+def _opened(model: str, device: str, backend: str, precision: str) -> Iterator[tuple[int, Upscale]]:
     """Scale of a checkpoint, bundle or zoo model, and what makes its images."""
     from .. import load
     from ..loading import is_checkpoint
@@ -95,11 +99,12 @@ def _open(model: str, device: str, backend: str, precision: str) -> tuple[int, U
         if (backend, precision) != ("auto", "fp32"):
             raise InputError("--backend and --precision are for bundles; a checkpoint runs in PyTorch as it is")
         network = load_checkpoint(model).to(open_device(device))
-        return network.config.scale, reference(network)
+        yield network.config.scale, reference(network)
+        return
     if device != "cpu":
         raise InputError("--device is for checkpoints; a bundle runs where its engine does")
-    resolver = load(model, backend=backend, precision=precision)  # type: ignore[arg-type]
-    return resolver.scale, resolver
+    with load(model, backend=backend, precision=precision) as resolver:  # type: ignore[arg-type]
+        yield resolver.scale, resolver
 
 
 def _evaluate(name: str, folder: Path, scale: int, upscale: Upscale) -> Report:

@@ -74,11 +74,12 @@ def _plain(value: Any) -> Any:
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True) -> None:
     """A table on stdout; the first column is text, the others are figures, or text as well."""
-    table = Table(title=Text(printable(title)), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for i, name in enumerate(header):
         table.add_column(Text(name), justify="right" if i and figures else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
+    stdout.print(Text(printable(title), style="italic"))
     stdout.print(table)
 
 

@@ -70,13 +70,13 @@ def run(
 ) -> None:
     """Train a network on a folder of images; a run that was stopped goes on from its last saved state.
 
-    The defaults are the paper's recipe. With torchrun --no-python wdsr-edge train ... it runs on several GPUs. With
+    The defaults are the paper's recipe. With torchrun --no-python -- wdsr-edge train ... it runs on several GPUs. With
     --quantize, a trained network learns to be INT8, and deploy makes the INT8 graphs of its checkpoint as they are.
     """
     given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
     from ..config import ModelConfig
     from ..models import load_model
-    from ..training import check_run, config_of_start, join_world, open_device, train
+    from ..training import Student, check_run, config_of_start, join_world, open_device, train
 
     places, recipe, network = _options(given)
     missing = [name for name in ("model", "data", "output") if name not in places]
@@ -101,12 +101,11 @@ def run(
                 f"{config_.name}, norm {config_.norm}: {count(len(pairs), 'image')}, {recipe.steps} steps on "
                 f"{where}{processes}, validated on {count(len(validated), 'image')}, into {places['output']}"
             )
-        options: dict[str, Any] = {}
+        student = None
         if recipe.quantize and begin is not None:
             from wdsr_calibration import finetuning
 
-            options["student"] = finetuning.begin(begin, pairs, validated, recipe.patch)
-            options["save"] = finetuning.save
+            student = Student(finetuning.begin(begin, pairs, validated, recipe.patch), finetuning.save)
         with progress_bar() as bar:
             task = bar.add_task("train", total=recipe.steps, visible=world.writes)
 
@@ -122,9 +121,9 @@ def run(
                 pairs,
                 validated,
                 places["output"],
-                **options,
                 start=begin,
                 teacher=taught,
+                student=student,
                 device=where,
                 world=world,
                 on_step=lambda step: bar.update(task, completed=step),

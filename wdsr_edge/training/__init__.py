@@ -11,13 +11,14 @@ from .data import open_pairs  # noqa: E402
 from .distributed import World, join_world, open_device  # noqa: E402
 from .recipe import TrainConfig  # noqa: E402
 from .state import Progress  # noqa: E402
-from .train import check_run, train  # noqa: E402
+from .train import Student, check_run, train  # noqa: E402
 from .transfer import config_of_start  # noqa: E402
 
 __all__ = [
     "ImageCache",
     "Pair",
     "Progress",
+    "Student",
     "TrainConfig",
     "World",
     "check_run",

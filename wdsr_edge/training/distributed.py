@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -86,4 +87,5 @@ def join_world(device: torch.device) -> Iterator[World]:
             f"another process of this run stopped, see what it said, or torch failed ({reason})"
         ) from error
     finally:
+        gc.collect()  # DistributedDataParallel in a cycle would keep gloo's threads, which abort a process that ends
         distributed.destroy_process_group()

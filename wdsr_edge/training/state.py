@@ -53,7 +53,7 @@ _FREE = ("save_every", "validate_every", "workers", "compile")
 """Options that a run may change when it goes on: they change no weight."""
 
 
-_HASHED = ("images", "validation images", "model", "teacher")
+_HASHED = ("images", "validation images", "model", "start", "teacher")
 
 
 def identity(
@@ -61,23 +61,28 @@ def identity(
     recipe: TrainConfig,
     pairs: Sequence[Pair],
     validation: Sequence[Pair],
+    start: nn.Module | None,
     teacher: nn.Module | None,
 ) -> dict[str, Any]:
-    """What a run is: it can only go on as the same. Images are told by their names and sizes."""
+    """What a run is: it can only go on as the same. Images are told by their names and sizes, networks by weights."""
     options = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in _FREE}
-    known = {
+    return {
         "model": repr(config),
         **options,
         "images": _names_and_sizes(pairs),
         "validation images": _names_and_sizes(validation),
-        "teacher": "",
+        "start": _weights(start),
+        "teacher": _weights(teacher),
     }
-    if teacher is not None:
-        weights = hashlib.sha256()
-        for tensor in teacher.state_dict().values():
-            weights.update(tensor.detach().cpu().contiguous().numpy())
-        known["teacher"] = weights.hexdigest()
-    return known
+
+
+def _weights(model: nn.Module | None) -> str:
+    if model is None:
+        return ""
+    weights = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        weights.update(tensor.detach().cpu().contiguous().numpy())
+    return weights.hexdigest()
 
 
 def _names_and_sizes(pairs: Sequence[Pair]) -> str:

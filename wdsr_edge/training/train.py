@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,16 @@ from .transfer import transfer
 _CPU = torch.device("cpu")
 
 
+@dataclass(frozen=True)
+class Student:
+    """What is trained in place of a plain network, such as one that is quantised while it learns."""
+
+    network: nn.Module
+    """Float32 RGB in [0, 1] in and out, NCHW."""
+    save: Callable[[Any, Path], None]
+    """Writes the network, or its average, to a path."""
+
+
 def train(
     model_config: ModelConfig,
     recipe: TrainConfig,
@@ -43,8 +54,7 @@ def train(
     *,
     start: EDSR | WDSR | None = None,
     teacher: EDSR | WDSR | None = None,
-    student: nn.Module | None = None,
-    save: Callable[[Any, Path], None] = save_checkpoint,
+    student: Student | None = None,
     device: torch.device = _CPU,
     world: World | None = None,
     on_step: Callable[[int], None] = lambda step: None,
@@ -53,8 +63,7 @@ def train(
     """Train, or go on from ``output/state.pt``; returns the averaged model, in eval mode on the CPU.
 
     ``start`` gives the first weights (see ``transfer``), ``teacher`` images to learn from beside the ground truth.
-    ``student`` is trained in place of what ``model_config`` names, such as a network that is quantised while it learns;
-    ``save`` writes it, or its average, to a path.
+    ``student`` is trained in place of what ``model_config`` names; ``start`` is then what it was made of.
     ``output`` gets the model as ``last.safetensors``, and as ``best.safetensors`` where its validation PSNR is the best
     so far, ``log.csv``, ``tensorboard/`` and ``samples/``. ``on_report`` hears of every saved state; a resumed run
     reports where it stands first, and draws the same patches as an uninterrupted one. With more than one process
@@ -67,17 +76,18 @@ def train(
     output = Path(output)
     check_run(model_config, recipe, output, teacher, world)
     _check_images(model_config, recipe, pairs, validation)
-    known = identity(model_config, recipe, pairs, validation, teacher)
+    known = identity(model_config, recipe, pairs, validation, start, teacher)
     with _owning(output) if world.writes else nullcontext():
         if student is None:
             if recipe.quantize:
                 raise InputError("quantize trains a student, which wdsr_calibration.finetuning.begin makes")
             torch.manual_seed(recipe.seed)
-            student = build(model_config)
+            model = build(model_config)
             if start is not None:
-                transfer(start, student)
-        run = _Run(student, recipe, recipe.peak_rate(model_config), teacher, device, world)
-        _loop(run, known, pairs, validation, output, save, on_step, on_report)
+                transfer(start, model)
+            student = Student(model, save_checkpoint)
+        run = _Run(student.network, recipe, recipe.peak_rate(model_config), teacher, device, world)
+        _loop(run, known, pairs, validation, output, student.save, on_step, on_report)
     return run.average.cpu().eval()
 
 

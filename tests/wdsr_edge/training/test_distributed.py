@@ -47,7 +47,7 @@ def launch(folder: Path, *arguments: str, second: str = "", kill: int | None = N
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", f"--master-port={port}"]
-    command = [*torchrun, "--no-python", "sh", "-c", BESIDE, "sh", *arguments]
+    command = [*torchrun, "--no-python", "--", "sh", "-c", BESIDE, "sh", *arguments]
     env = os.environ | {"OUT": str(folder), "PYTHON": sys.executable, "SECOND": second, "OMP_NUM_THREADS": "1"}
     said: list[str] = []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process, all_ended(process):
@@ -127,6 +127,7 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path, monkeypatch:
         ("wdsr-a-1x8-x2", ["--ema", "0.9", "--loss", "charbonnier", "--norm", "none"]),
         ("wdsr-b-1x8-x2", ["--teacher", "wdsr-b-3x32-x2", "--schedule", "cosine", "--warmup", "5"]),
         ("wdsr-b-1x8-x2", ["--amp", "bfloat16"]),
+        ("wdsr-b-1x32-x2", ["--quantize", "--start", "wdsr-b-1x32-x2"]),
         ("wdsr-b-1x8-x2", ["--amp", "float16", "--clip", "1", "--workers", "1"]),
     ],
 )

@@ -27,9 +27,9 @@ from wdsr_edge import CheckpointError, InputError
 from wdsr_edge.cli import main
 from wdsr_edge.config import ModelConfig
 from wdsr_edge.evaluation import Pair
-from wdsr_edge.models import build
+from wdsr_edge.models import build, save_checkpoint
 from wdsr_edge.samples import PHOTOS
-from wdsr_edge.training import Progress, TrainConfig, train
+from wdsr_edge.training import Progress, Student, TrainConfig, train
 from wdsr_edge.training.state import restore_state, save_state
 
 CONFIG = ModelConfig("wdsr-b", 1, 8, 2)
@@ -257,16 +257,19 @@ def test_what_changes_weights_may_not(pairs: list[Pair], validation: list[Pair],
     if name in ("save_every", "validate_every", "workers", "compile"):
         return
     recipe = replace(RECIPE, **{name: OTHERS[name]})
+    student = Student(build(CONFIG), save_checkpoint) if name == "quantize" else None
     with pytest.raises(InputError, match=rf"state\.pt belongs to another run.*{name}.*output folder"):
-        train(CONFIG, recipe, pairs, validation, straight, student=build(CONFIG) if name == "quantize" else None)
+        train(CONFIG, recipe, pairs, validation, straight, student=student)
 
 
-def test_another_network_teacher_or_set_of_images_is_another_run(
+def test_another_network_start_teacher_or_set_of_images_is_another_run(
     pairs: list[Pair], validation: list[Pair], straight: Path
 ) -> None:
     before = outcome(straight)
     with pytest.raises(InputError, match=r"another run.*model"):
         train(replace(CONFIG, channels=12), RECIPE, pairs, validation, straight)
+    with pytest.raises(InputError, match=r"another run, with another start"):
+        train(CONFIG, RECIPE, pairs, validation, straight, start=build(CONFIG))
     with pytest.raises(InputError, match=r"another run.*teacher"):
         train(CONFIG, RECIPE, pairs, validation, straight, teacher=build(CONFIG))
     with pytest.raises(InputError, match=r"another run.*images"):
