@@ -20,6 +20,7 @@ from wdsr_export.parity import no_float_session, sessions
 SET5 = {
     "wdsr-b-1x32-x2": 36.50,
     "wdsr-b-3x32-x2": 37.30,
+    "wdsr-a-3x32-x2": 37.50,
     "wdsr-b-3x32-x3": 33.20,
     "wdsr-b-3x32-x4": 30.80,
     "wdsr-b-8x32-x4": 31.10,
