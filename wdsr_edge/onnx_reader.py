@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from ._errors import BundleError
 
@@ -20,6 +21,7 @@ OPERATORS = frozenset(
 
 _UINT8, _FLOAT = 2, 1
 _DTYPES = {_UINT8: "uint8", _FLOAT: "float32"}
+_KERNELS: Mapping[int, Literal["fp32", "fp16", "int8"]] = {_FLOAT: "fp32", 10: "fp16", 3: "int8"}
 _Value = int | bytes | None
 _Field = tuple[int, _Value]
 TensorInfo = tuple[str, tuple[int | str, ...]]
@@ -48,6 +50,36 @@ def read_onnx(data: bytes) -> OnnxSummary:
         return _read_model(data)
     except (ValueError, IndexError, TypeError, OverflowError) as error:
         raise BundleError(f"not a readable ONNX file ({error})") from error
+
+
+def conv_precisions(data: bytes) -> dict[str, Literal["fp32", "fp16", "int8"]]:
+    """The precision that each convolution asks for by the type of its kernel, by name; of a file that was checked.
+
+    A kernel is a constant, or the codes in front of a DequantizeLinear. Raises BundleError for any other.
+    """
+    try:
+        (graph,) = (_bytes(value) for number, value in _fields(data) if number == 7)
+        types: dict[str, int] = {}
+        made_by: dict[str, tuple[_Value, list[str]]] = {}
+        convs: dict[str, str] = {}
+        for number, value in _fields(graph):
+            if number == 5:
+                tensor = dict(_fields(_bytes(value)))
+                types[_text(tensor.get(8, b""))] = _int(tensor.get(2, 0))
+            elif number == 1:
+                parts = list(_fields(_bytes(value)))
+                inputs = [_text(part) for field, part in parts if field == 1]
+                node = dict(parts)
+                made_by |= dict.fromkeys((_text(part) for field, part in parts if field == 2), (node.get(4), inputs))
+                if node.get(4) == b"Conv":
+                    convs[_text(node.get(3, b""))] = inputs[1]
+        found = {}
+        for name, kernel in convs.items():
+            operator, inputs = made_by.get(kernel, (None, []))
+            found[name] = _KERNELS[types[inputs[0] if operator == b"DequantizeLinear" else kernel]]
+        return found
+    except (ValueError, IndexError, TypeError, KeyError, OverflowError) as error:
+        raise BundleError(f"the kernels in an ONNX file cannot be told ({error})") from error
 
 
 def _read_model(data: bytes) -> OnnxSummary:

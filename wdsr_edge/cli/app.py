@@ -11,7 +11,21 @@ import typer
 
 from .._errors import WdsrError
 from .._version import __version__
-from . import benchmark, calibrate, deploy, doctor, download, evaluate, export, import_, models, train, upscale, verify
+from . import (
+    benchmark,
+    calibrate,
+    compile,
+    deploy,
+    doctor,
+    download,
+    evaluate,
+    export,
+    import_,
+    models,
+    train,
+    upscale,
+    verify,
+)
 from .output import say
 
 app = typer.Typer(
@@ -27,6 +41,7 @@ for command in (
     models,
     deploy,
     calibrate,
+    compile,
     upscale,
     verify,
     benchmark,

@@ -1,0 +1,124 @@
+"""A build in a process of its own: what it says arrives, and its death is an error or a second try, not ours."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wdsr_edge import BackendError, Bundle, InputError, MissingExtraError
+from wdsr_edge.backends import build_process
+from wdsr_edge.backends.build_process import build_apart
+from wdsr_edge.backends.engine_build import Built
+from wdsr_edge.backends.engine_config import EngineConfig, Profile
+from wdsr_edge.loading import find_bundle
+
+CONFIG = EngineConfig((Profile.static(16, 24),), sm=(89,))
+ONNX = Bundle.load(find_bundle("wdsr-b-1x32-x2")).onnx("fp16")
+
+
+def apart(onnx: bytes = ONNX, config: EngineConfig = CONFIG, **options: Any) -> Built:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed")
+    return build_apart("tensorrt-rtx", onnx, config, precision="fp16", **options)
+
+
+def dying(folder: Path, monkeypatch: pytest.MonkeyPatch, how: str, times: int) -> Path:
+    """In place of Python: a program that dies so many times, and keeps what it was asked for."""
+    script = folder / "python"
+    script.write_text(
+        f"""#!/bin/sh
+cp "$3/job.json" {folder}/job$(ls {folder} | grep -c job).json
+if [ $(ls {folder} | grep -c job) -le {times} ]; then {how}; fi
+exec {sys.executable} "$@"
+"""
+    )
+    script.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(script))
+    return folder
+
+
+def test_an_engine_and_its_layers_arrive() -> None:
+    phases: list[tuple[str, int, int]] = []
+    made = apart(on_progress=lambda *report: phases.append(report))
+    assert len(made.engine) > 100_000
+    assert made.layers.startswith("Layers:\n")
+    assert made.seconds > 0
+    assert phases[0] == ("Building engine", 0, 6)
+    assert phases[-1] == ("Building engine", 6, 6)
+
+
+def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    apart()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("kill -9 $$", "was killed while it compiled, as a rule because memory ran out"),
+        ("kill -SEGV $$", "crashed while it compiled (SIGSEGV)"),
+        ("echo no room >&2; exit 3", "stopped while it compiled, with code 3 (no room)"),
+        ("exit 0", "stopped while it compiled, with code 0 (it said nothing)"),
+    ],
+)
+def test_a_child_that_dies_is_tried_again_with_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, words: str
+) -> None:
+    dying(tmp_path, monkeypatch, how, 1)
+    reasons: list[str] = []
+    made = apart(config=EngineConfig(CONFIG.profiles, workspace_mib=400, sm=(89,)), on_retry=reasons.append)
+    assert len(made.engine) > 100_000
+    assert reasons == [f"tensorrt-rtx {words}; again at optimisation level 1"]
+    first, second = ((tmp_path / f"job{i}.json").read_text() for i in range(2))
+    assert '"workspace_mib": 400' in first
+    assert '"workspace_mib": 100' in second
+    assert '"optimization_level": 1' in second
+
+
+def test_two_deaths_are_an_error_that_says_what_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying(tmp_path, monkeypatch, "kill -9 $$", 2)
+    with pytest.raises(BackendError, match=r"was killed .*, twice: try a smaller --workspace, a lower --optimization"):
+        apart()
+
+
+@pytest.mark.parametrize(
+    ("onnx", "sm", "kind", "words"),
+    [
+        (b"nonsense", 89, BackendError, "does not take the graph"),
+        (ONNX[:-50], 89, BackendError, "tensorrt-rtx"),
+        (ONNX, 87, InputError, "does not compile for SM87"),
+    ],
+    ids=["nonsense", "cut off", "no such target"],
+)
+def test_what_the_child_refuses_is_refused_here(onnx: bytes, sm: int, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        apart(onnx, EngineConfig(CONFIG.profiles, sm=(sm,)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_library_that_is_not_there_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingExtraError, match=r"pip install 'wdsr-edge\[tensorrt\]'"):
+        build_apart("tensorrt", ONNX, EngineConfig(CONFIG.profiles), precision="fp16")
+
+
+def test_an_interrupted_build_leaves_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    children: list[int] = []
+    real = build_process.subprocess.Popen
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        child = real(*arguments, **options)
+        children.append(child.pid)
+        return child
+
+    def interrupt(*report: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_process.subprocess, "Popen", noting)
+    with pytest.raises(KeyboardInterrupt):
+        apart(on_progress=interrupt)
+    with pytest.raises(ProcessLookupError):
+        os.kill(children[0], 0)

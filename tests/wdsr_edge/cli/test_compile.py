@@ -1,0 +1,84 @@
+"""``wdsr-edge compile``: engines for another machine, built on this one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import refused, wdsr_edge
+from wdsr_edge.loading import ZOO
+
+MODEL = "wdsr-b-1x32-x2"
+
+
+@pytest.fixture
+def rtx() -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed")
+
+
+@pytest.mark.usefixtures("rtx")
+def test_engines_are_written_with_what_they_are(tmp_path: Path) -> None:
+    more = ["--target", "rtx-4090", "--target", "rtx-5090", "--size", "64x48", "--portrait"]
+    done = wdsr_edge("compile", MODEL, *more, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    engines = json.loads(done.stdout)["engines"]
+    assert [(entry["target"], entry["precision"]) for entry in engines] == [
+        (target, precision) for target in ("rtx-4090", "rtx-5090") for precision in ("fp32", "fp16", "int8")
+    ]
+    assert len({entry["sha256"] for entry in engines}) == 6
+    for entry in engines:
+        path = tmp_path / entry["engine"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
+        onnx = (ZOO / MODEL / f"{entry['precision']}.onnx").read_bytes()
+        assert hashlib.sha256(onnx).hexdigest() == entry["onnx_sha256"]
+        beside = json.loads(path.with_suffix(".json").read_text())
+        assert (beside["engine"], beside["faults"]) == (path.name, [])
+        assert beside["library"].startswith("tensorrt-rtx 1.")
+        assert "-64x48_48x64-" in path.name
+    assert len(list((tmp_path / "engines").iterdir())) == 12
+
+
+@pytest.mark.usefixtures("rtx")
+def test_what_runs_in_another_precision_is_not_written(tmp_path: Path) -> None:
+    done = wdsr_edge("compile", MODEL, "--target", "t4", "--precision", "int8", "-o", "out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "3 of 6" in done.stdout
+    last = done.stderr.splitlines()[-1]
+    assert last == "int8 for t4 was not written: body.0.branch.0 asked for int8 and runs in fp16 (and 2 more)"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_jetson_is_told_what_to_run_there(tmp_path: Path) -> None:
+    done = wdsr_edge("compile", MODEL, "--target", "jetson-orin-nano", "--precision", "fp16", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    words = shlex.split(line)
+    assert words[:2] == ["trtexec", f"--onnx={MODEL}/fp16.onnx"]
+    assert "--optShapes=lr:1x270x480x3" in words
+    assert "Jetson Orin Nano" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([MODEL], ["--target"]),
+        ([MODEL, "--target", "rtx-4091"], ["rtx-4091", "rtx-4090", "jetson-thor"]),
+        (["no-such-model", "--target", "t4"], ["no-such-model"]),
+        ([MODEL, "--target", "t4", "--precision", "fp8"], ["--precision", "fp8"]),
+        ([MODEL, "--target", "t4", "--size", "0x4"], ["0x4", "WIDTHxHEIGHT"]),
+        ([MODEL, "--target", "t4", "--profile", "64x64,32x32"], ["64x64,32x32", "MIN,BEST,MAX"]),
+        ([MODEL, "--target", "t4", "--profile", "64x64,32x32,99x99"], ["must rise", "64, 32, 99"]),
+        ([MODEL, "--target", "t4", "--optimization", "9"], ["optimization_level", "0 to 5"]),
+        ([MODEL, "--target", "t4", "--tiling", "most"], ["tiling", "most"]),
+        ([MODEL, "--target", "t4", "--l2-limit", "4"], ["l2_limit_mib", "tiling"]),
+        ([MODEL, "--target", "t4", "--workspace", "0"], ["workspace_mib"]),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    refused(wdsr_edge("compile", *arguments, cwd=tmp_path), *words)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,148 @@
+"""Builds an engine in a process of its own, which may run out of memory or crash without harm to this one.
+
+The child (``python -m wdsr_edge.backends.build_process FOLDER``) finds ``job.json``, ``graph.onnx`` and perhaps
+``timing.cache`` in a private folder, leaves ``engine``, ``layers`` and ``timing.cache`` there, and tells of progress
+and faults in lines of JSON on stdout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .._errors import BackendError, InputError, MissingExtraError, WdsrError
+from .engine_build import Built, OnProgress, build, open_library
+from .engine_config import EngineConfig, Library
+
+_ERRORS: dict[str, type[WdsrError]] = {kind.__name__: kind for kind in (BackendError, InputError, MissingExtraError)}
+
+
+def build_apart(
+    library: Library,
+    onnx: bytes,
+    config: EngineConfig,
+    *,
+    precision: str,
+    timing_cache: bytes = b"",
+    on_progress: OnProgress = lambda phase, done, total: None,
+    on_retry: Callable[[str], None] = lambda reason: None,
+) -> Built:
+    """``engine_build.build`` in a child process. A child that dies is tried once more with less; see ``_lighter``.
+
+    Raises what ``build`` raises, and BackendError if the second child dies as well.
+    """
+    fault = ""
+    for attempt in (config, _lighter(config)):
+        if fault:
+            on_retry(f"{fault}; again at optimisation level {attempt.optimization_level}")
+        found = _run_child(library, onnx, attempt, precision, timing_cache, on_progress)
+        if isinstance(found, Built):
+            return found
+        fault = found
+    raise BackendError(
+        f"{fault}, twice: try a smaller --workspace, a lower --optimization or a smaller --size, "
+        f"and close what else takes memory"
+    )
+
+
+def _lighter(config: EngineConfig) -> EngineConfig:
+    """The same with a quarter of the workspace, or 256 MiB, and at most optimisation level 1."""
+    workspace = max(1, config.workspace_mib // 4) if config.workspace_mib else 256
+    return dataclasses.replace(
+        config, workspace_mib=workspace, optimization_level=min(1, config.optimization_level), tiling="none"
+    )
+
+
+def _run_child(
+    library: Library,
+    onnx: bytes,
+    config: EngineConfig,
+    precision: str,
+    timing_cache: bytes,
+    on_progress: OnProgress,
+) -> Built | str:
+    """What a child built, or how it died; raises the error that it reported."""
+    with tempfile.TemporaryDirectory(prefix="wdsr-edge-") as name:
+        folder = Path(name)
+        job = {"library": library, "config": config.as_dict(), "precision": precision}
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        (folder / "graph.onnx").write_bytes(onnx)
+        (folder / "timing.cache").write_bytes(timing_cache)
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        command = [sys.executable, "-m", "wdsr_edge.backends.build_process", name]
+        with open(folder / "said", "w+b") as said:
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, env=env) as child:
+                report: dict[str, Any] = {}
+                try:
+                    assert child.stdout is not None
+                    for line in child.stdout:
+                        report = _read(line) or report
+                        if "phase" in report:
+                            on_progress(report["phase"], report["done"], report["total"])
+                except BaseException:
+                    child.kill()
+                    raise
+            said.seek(0)
+            words = said.read().decode(errors="replace")
+        if "error" in report:
+            raise _ERRORS.get(report["error"], BackendError)(report["text"])
+        if child.returncode or "seconds" not in report:
+            return _death(library, child.returncode, words)
+        engine, layers, cache = ((folder / part).read_bytes() for part in ("engine", "layers", "timing.cache"))
+        return Built(engine, layers.decode(), cache, report["seconds"])
+
+
+def _read(line: str) -> dict[str, Any] | None:
+    """A line of the child's, unless a library wrote it."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _death(library: Library, code: int, words: str) -> str:
+    if code == -signal.SIGKILL:
+        return f"{library} was killed while it compiled, as a rule because memory ran out"
+    if code < 0:
+        return f"{library} crashed while it compiled ({signal.Signals(-code).name})"
+    last = next((line for line in reversed(words.splitlines()) if line.strip()), "it said nothing")
+    return f"{library} stopped while it compiled, with code {code} ({last.strip()[:200]})"
+
+
+def main() -> None:
+    """The child."""
+    folder = Path(sys.argv[1])
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    try:
+        made = build(
+            job["library"],
+            open_library(job["library"]),
+            (folder / "graph.onnx").read_bytes(),
+            EngineConfig.from_dict(job["config"]),
+            precision=job["precision"],
+            timing_cache=(folder / "timing.cache").read_bytes(),
+            on_progress=lambda phase, done, total: _tell(phase=phase, done=done, total=total),
+        )
+    except WdsrError as error:
+        _tell(error=type(error).__name__, text=str(error))
+        return
+    for name, data in (("engine", made.engine), ("layers", made.layers.encode()), ("timing.cache", made.timing_cache)):
+        (folder / name).write_bytes(data)
+    _tell(seconds=made.seconds)
+
+
+def _tell(**report: object) -> None:
+    print(json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    main()
