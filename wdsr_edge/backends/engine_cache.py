@@ -1,0 +1,174 @@
+"""Engines that were built on this machine, in a folder that only its owner can read and write.
+
+An engine is native code, so that it is loaded from here or from a path that the caller vouches for, and from nowhere
+else: never out of a bundle. An entry is a folder named after what was asked for and after what built it; it holds the
+engine, its layers, and ``entry.json``, which says both in full and has the checksums.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._errors import InputError
+from .._files import replacing, sweep, user_cache
+from .engine_build import Built
+from .engine_config import EngineConfig
+
+LIMIT_BYTES = 2 << 30
+
+ENGINE, LAYERS, ENTRY = "engine", "layers", "entry.json"
+
+
+@dataclass(frozen=True)
+class Builder:
+    """What an engine depends on, beside what was asked for: it runs with these very ones and no others."""
+
+    library: str
+    """``tensorrt`` or ``tensorrt-rtx``."""
+    version: str
+    """Of the library, in full."""
+    gpu: str
+    """Its name."""
+    sm: int
+    """Its compute capability, 89 for 8.9."""
+
+
+@dataclass(frozen=True)
+class Cached:
+    """An engine out of the cache."""
+
+    engine: bytes
+    """The serialised engine."""
+    layers: str
+    """What its builder said of its layers; see ``audit``."""
+    built: str
+    """Why it had to be built, in words; empty if it lay there."""
+
+
+class EngineCache:
+    """A folder of engines. Processes may share one."""
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None, *, limit_bytes: int = LIMIT_BYTES) -> None:
+        """``folder``: ``engines`` in the user's cache by default; ``limit_bytes``: the longest unused go beyond it.
+
+        Raises InputError if the folder cannot be had for its owner alone.
+        """
+        self.folder = user_cache() / "engines" if folder is None else Path(folder)
+        self.limit_bytes = limit_bytes
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = self.folder.stat()
+            if found.st_uid != os.getuid():
+                raise InputError(
+                    f"{self.folder} belongs to another user, who could put native code there: name another"
+                )
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                self.folder.chmod(0o700)
+        except OSError as error:
+            raise InputError(f"cannot keep engines in {self.folder}: {error.strerror}") from error
+
+    def get(
+        self, onnx: bytes, precision: str, config: EngineConfig, builder: Builder, build: Callable[[bytes], Built]
+    ) -> Cached:
+        """The engine for this very request and builder; ``build`` makes it of a timing cache if it is not here.
+
+        Processes that ask for the same at once build once; the others wait. Raises what ``build`` raises.
+        """
+        request = {"onnx": hashlib.sha256(onnx).hexdigest(), "precision": precision, "config": config.as_dict()}
+        made_by = vars(builder)
+        path = self.folder / f"{_digest(request)}-{_digest(made_by)}"
+        with self._locked(path.name):
+            found = self._read(path, request, made_by)
+            if isinstance(found, Cached):
+                return found
+            sweep([path])
+            timing = self.folder / f"timing-{_digest(made_by)}"
+            built = build(timing.read_bytes() if timing.is_file() else b"")
+            self._write(path, request, made_by, built)
+            if built.timing_cache:
+                with replacing(timing) as fresh:
+                    fresh.write_bytes(built.timing_cache)
+        self._shrink(path)
+        return Cached(built.engine, built.layers, found)
+
+    def entries(self) -> list[Path]:
+        """The folders of all entries, the longest unused first."""
+        found = ((path.stat().st_mtime_ns, path.parent) for path in self.folder.glob(f"*/{ENTRY}"))
+        return [path for _, path in sorted(found)]
+
+    def _read(self, path: Path, request: Mapping[str, Any], made_by: Mapping[str, Any]) -> Cached | str:
+        """What lies at ``path``, or why it must be built."""
+        if not path.is_dir():
+            return self._reason(path, request, made_by)
+        try:
+            entry = json.loads((path / ENTRY).read_text(encoding="utf-8"))
+            engine, layers = (path / ENGINE).read_bytes(), (path / LAYERS).read_bytes()
+            sums = {name: hashlib.sha256(data).hexdigest() for name, data in ((ENGINE, engine), (LAYERS, layers))}
+            if entry["sha256"] != sums or entry["request"] != _plain(request) or entry["builder"] != _plain(made_by):
+                return "what lay in the cache is damaged"
+            os.utime(path / ENTRY)
+            return Cached(engine, layers.decode(), "")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return "what lay in the cache is damaged"
+
+    def _reason(self, path: Path, request: Mapping[str, Any], made_by: Mapping[str, Any]) -> str:
+        """Why there is no entry: nobody asked before, or it was built by another library or for another GPU."""
+        for other in reversed(self.entries()):
+            try:
+                entry = json.loads((other / ENTRY).read_text(encoding="utf-8"))
+                if entry["request"] == _plain(request):
+                    changes = [
+                        f"{name} was {entry['builder'][name]}"
+                        for name in made_by
+                        if entry["builder"][name] != made_by[name]
+                    ]
+                    return f"the one in the cache is of another build: {', '.join(changes)}"
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                continue
+        return "it was not built here before"
+
+    def _write(self, path: Path, request: Mapping[str, Any], made_by: Mapping[str, Any], built: Built) -> None:
+        parts = {ENGINE: built.engine, LAYERS: built.layers.encode()}
+        sums = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
+        entry = {"request": request, "builder": made_by, "sha256": sums, "seconds": built.seconds}
+        with replacing(path, directory=True) as fresh:
+            for name, data in parts.items():
+                (fresh / name).write_bytes(data)
+            (fresh / ENTRY).write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
+
+    def _shrink(self, kept: Path) -> None:
+        """Remove the longest unused entries, but for ``kept``, until the rest is within the limit."""
+        sizes = {path: sum(part.stat().st_size for part in path.iterdir()) for path in self.entries()}
+        total = sum(sizes.values())
+        for path, size in sizes.items():
+            if total <= self.limit_bytes:
+                return
+            if path != kept:
+                shutil.rmtree(path, ignore_errors=True)
+                total -= size
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Alone with one entry, among threads and processes; the system lets go for a process that is killed."""
+        with open(self.folder / f".lock-{name}", "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _plain(values: Mapping[str, Any]) -> Any:
+    """``values`` as they come back from JSON."""
+    return json.loads(json.dumps(values))
