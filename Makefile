@@ -29,6 +29,7 @@ types: $(VENV)/installed-dev
 
 package: $(VENV)/installed-dev
 	$(BIN)/python tests/packaging/check_wheel.py
+	$(BIN)/python tests/packaging/check_cuda_bindings.py
 
 ci:
 	.ci/run

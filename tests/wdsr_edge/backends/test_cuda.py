@@ -1,0 +1,69 @@
+"""The CUDA functions in use are those of the installed cuda-bindings, and the simulated GPU's.
+
+tests/packaging/check_cuda_bindings.py runs this with the oldest and the newest release that are supported.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.simulated_cuda import Attribute, Device, Error, Kind, Mode
+from wdsr_edge import BackendError
+from wdsr_edge.backends import _cuda, tensorrt
+
+bindings: Any = pytest.importorskip("cuda.bindings", reason="cuda-bindings are not installed")
+runtime: Any = pytest.importorskip("cuda.bindings.runtime")
+SOURCES = "".join(Path(str(module.__file__)).read_text() for module in (_cuda, tensorrt))
+FUNCTIONS = sorted(
+    {name for name in re.findall(r'"(cuda[A-Z]\w+)"', SOURCES) if inspect.isfunction(vars(Device).get(name))}
+)
+
+
+def test_the_release_is_the_one_that_was_asked_for() -> None:
+    assert bindings.__version__ == os.environ.get("CUDA_BINDINGS", bindings.__version__)
+
+
+def test_all_that_is_called_is_simulated() -> None:
+    called = set(re.findall(r'(?:call|_own|_release)\(\s*"(cuda\w+)"', SOURCES))
+    assert len(called) > 15
+    assert called <= {*FUNCTIONS}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_takes_what_the_simulated_one_takes(name: str) -> None:
+    first = str(getattr(runtime, name).__doc__).partition("\n")[0]
+    listed = first[first.index("(") + 1 : first.rindex(")")]
+    simulated = list(inspect.signature(vars(Device)[name]).parameters)[1:]
+    assert len([part for part in listed.split(",") if part.strip()]) == len(simulated), first
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(Kind, "cudaMemcpyKind"), (Mode, "cudaStreamCaptureMode"), (Attribute, "cudaDeviceAttr"), (Error, "cudaError_t")],
+)
+def test_enumerations_have_the_same_numbers(ours: Any, theirs: str) -> None:
+    for member in ours:
+        assert int(getattr(getattr(runtime, theirs), member.name)) == member
+    assert runtime.cudaError_t.cudaErrorInsufficientDriver.name == "cudaErrorInsufficientDriver"
+
+
+def test_flags_have_the_same_numbers() -> None:
+    for name in ("cudaStreamNonBlocking", "cudaHostAllocMapped"):
+        assert getattr(runtime, name) == getattr(Device, name)
+
+
+def test_errors_with_advice_are_errors_there() -> None:
+    assert {*_cuda._ADVICE} <= {*dir(runtime.cudaError_t)}
+
+
+def test_without_a_gpu_it_is_one_line() -> None:
+    if int(runtime.cudaGetDeviceCount()[0]) == 0:
+        pytest.skip("there is a GPU")
+    with pytest.raises(BackendError, match=r"^cudaGetDeviceCount failed with \w+ \(\d+\): [^\n]+$"):
+        _cuda.Cuda()
