@@ -15,6 +15,7 @@ import json
 import weakref
 from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -200,6 +201,9 @@ class Device:
 
     def cudaDeviceGetAttribute(self, attribute: Attribute, device: int) -> tuple[Any, ...]:
         return Error.cudaSuccess, {18: int(self.integrated), 75: 8, 76: 7}[int(attribute)]
+
+    def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:
+        return Error.cudaSuccess, SimpleNamespace(name=b"Simulated GPU\0\0")
 
     def cudaMemGetInfo(self) -> tuple[Any, ...]:
         return Error.cudaSuccess, self._free(), self.memory

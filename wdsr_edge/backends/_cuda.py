@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,8 @@ class Cuda:
             "cudaDevAttrComputeCapabilityMinor"
         )
         """Compute capability, 89 for 8.9."""
+        self.name = str(self.call("cudaGetDeviceProperties", device).name, "utf-8", "replace").rstrip("\0")
+        """What its vendor calls it."""
         self.integrated = bool(self.attribute("cudaDevAttrIntegrated"))
         """Whether it shares the CPU's memory, as on a Jetson."""
 
@@ -73,9 +77,13 @@ class Cuda:
         return int(self.call("cudaDeviceGetAttribute", getattr(self.runtime.cudaDeviceAttr, name), self.device))
 
     def free_memory(self) -> int:
-        """Bytes that are free on the GPU."""
-        free, _ = self.call("cudaMemGetInfo")
-        return int(free)
+        """Bytes that a process may take on the GPU; where it shares the CPU's memory, what the system can make free."""
+        free = int(self.call("cudaMemGetInfo")[0])
+        if self.integrated:
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                found = re.findall(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+                free = max(free, int(found[0]) << 10)
+        return free
 
 
 class Resources:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import BackendError, InputError, MissingExtraError, WdsrError
+from ._cuda import Cuda
 from .engine_build import Built, OnProgress, build, open_library
 from .engine_config import EngineConfig, Library
 
@@ -31,11 +32,14 @@ def build_apart(
     config: EngineConfig,
     *,
     precision: str,
+    device: int = 0,
     timing_cache: bytes = b"",
     on_progress: OnProgress = lambda phase, done, total: None,
     on_retry: Callable[[str], None] = lambda reason: None,
 ) -> Built:
-    """``engine_build.build`` in a child process. A child that dies is tried once more with less; see ``_lighter``.
+    """``engine_build.build`` in a child process, for GPU ``device`` unless the config names others.
+
+    A child that dies is tried once more with less; see ``_lighter``.
 
     Raises what ``build`` raises, and BackendError if the second child dies as well.
     """
@@ -43,7 +47,7 @@ def build_apart(
     for attempt in (config, _lighter(config)):
         if fault:
             on_retry(f"{fault}; again at optimisation level {attempt.optimization_level}")
-        found = _run_child(library, onnx, attempt, precision, timing_cache, on_progress)
+        found = _run_child(library, onnx, attempt, precision, device, timing_cache, on_progress)
         if isinstance(found, Built):
             return found
         fault = found
@@ -56,8 +60,9 @@ def build_apart(
 def _lighter(config: EngineConfig) -> EngineConfig:
     """The same with a quarter of the workspace, or 256 MiB, and at most optimisation level 1."""
     workspace = max(1, config.workspace_mib // 4) if config.workspace_mib else 256
+    level = min(1, config.optimization_level)
     return dataclasses.replace(
-        config, workspace_mib=workspace, optimization_level=min(1, config.optimization_level), tiling="none"
+        config, workspace_mib=workspace, optimization_level=level, tiling="none", l2_limit_mib=None
     )
 
 
@@ -66,13 +71,14 @@ def _run_child(
     onnx: bytes,
     config: EngineConfig,
     precision: str,
+    device: int,
     timing_cache: bytes,
     on_progress: OnProgress,
 ) -> Built | str:
     """What a child built, or how it died; raises the error that it reported."""
     with tempfile.TemporaryDirectory(prefix="wdsr-edge-") as name:
         folder = Path(name)
-        job = {"library": library, "config": config.as_dict(), "precision": precision}
+        job = {"library": library, "config": config.as_dict(), "precision": precision, "device": device}
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         (folder / "graph.onnx").write_bytes(onnx)
         (folder / "timing.cache").write_bytes(timing_cache)
@@ -122,13 +128,16 @@ def main() -> None:
     """The child."""
     folder = Path(sys.argv[1])
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    config = EngineConfig.from_dict(job["config"])
     try:
+        trt = open_library(job["library"])
         made = build(
             job["library"],
-            open_library(job["library"]),
+            trt,
             (folder / "graph.onnx").read_bytes(),
-            EngineConfig.from_dict(job["config"]),
+            config,
             precision=job["precision"],
+            free_memory=None if config.sm else Cuda(job["device"]).free_memory(),  # before any TensorRT object
             timing_cache=(folder / "timing.cache").read_bytes(),
             on_progress=lambda phase, done, total: _tell(phase=phase, done=done, total=total),
         )

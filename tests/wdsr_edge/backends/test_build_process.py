@@ -70,7 +70,10 @@ def test_a_child_that_dies_is_tried_again_with_less(
 ) -> None:
     dying(tmp_path, monkeypatch, how, 1)
     reasons: list[str] = []
-    made = apart(config=EngineConfig(CONFIG.profiles, workspace_mib=400, sm=(89,)), on_retry=reasons.append)
+    made = apart(
+        config=EngineConfig(CONFIG.profiles, workspace_mib=400, tiling="fast", l2_limit_mib=4, sm=(89,)),
+        on_retry=reasons.append,
+    )
     assert len(made.engine) > 100_000
     assert reasons == [f"tensorrt-rtx {words}; again at optimisation level 1"]
     first, second = ((tmp_path / f"job{i}.json").read_text() for i in range(2))

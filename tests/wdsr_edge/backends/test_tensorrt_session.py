@@ -335,8 +335,11 @@ def test_a_driver_that_is_not_there_is_one_line() -> None:
 
 
 def test_what_a_gpu_is() -> None:
-    cuda = Cuda(0, Device(lambda n: 0, integrated=True))
-    assert (cuda.sm, cuda.integrated, cuda.free_memory()) == (87, True, 1 << 30)
+    cuda = Cuda(0, Device(lambda n: 0))
+    assert (cuda.name, cuda.sm, cuda.integrated, cuda.free_memory()) == ("Simulated GPU", 87, False, 1 << 30)
+    shared = Cuda(0, Device(lambda n: 0, integrated=True, memory=1))
+    assert shared.integrated
+    assert shared.free_memory() > 1 << 20, "what the system can make free"
 
 
 def test_threads_share_a_session(onnx: Path) -> None:
