@@ -60,16 +60,19 @@ def calls(thing: Strict, name: str) -> list[tuple[Any, ...]]:
 class StandIn:
     """The module of one release."""
 
-    def __init__(self, release: str, *, dla_cores: int = 0, fault: str = "") -> None:
-        """``fault``: what the parser reports."""
+    def __init__(
+        self, release: str, *, dla_cores: int = 0, fault: str = "", refuse: str = "", planar: bool = False
+    ) -> None:
+        """``fault``: what the parser reports; ``refuse``: a method that gives None; ``planar``: NCHW input."""
         self.release = release
         self.__version__ = release.removeprefix("rtx-")
         self.touched: set[tuple[str, str]] = set()
-        self.fault = fault
+        self.fault, self.refuse = fault, refuse
+        self.logs: list[Any] = []
         self.config = Strict(
             "IBuilderConfig",
             self,
-            add_optimization_profile=lambda profile: 0,
+            add_optimization_profile=lambda profile: -1 if refuse == "add_optimization_profile" else 0,
             create_timing_cache=lambda data: Strict("ITimingCache", self, serialize=lambda: data + b"!"),
             get_timing_cache=lambda: calls(self.config, "set_timing_cache")[-1][0],
         )
@@ -81,9 +84,9 @@ class StandIn:
             create_network=lambda flags: self.network,
             create_builder_config=lambda: self.config,
             create_optimization_profile=self._make_profile,
-            build_serialized_network=lambda network, config: b"engine",
+            build_serialized_network=self._build,
         )
-        lr = Strict("ITensor", self, name="lr", shape=(-1, -1, -1, 3))
+        lr = Strict("ITensor", self, name="lr", shape=(-1, 3, -1, -1) if planar else (-1, -1, -1, 3))
         self.network = Strict("INetworkDefinition", self, get_input=lambda index: lr)
         error = Strict(
             "ParserError", self, node_name=lambda: "tail", node_operator=lambda: "Conv", desc=lambda: self.fault
@@ -93,7 +96,11 @@ class StandIn:
         )
         inspector = Strict("EngineInspector", self, get_engine_information=lambda form: '{"Layers": []}')
         engine = Strict("ICudaEngine", self, create_engine_inspector=lambda: inspector)
-        self.runtime = Strict("Runtime", self, deserialize_cuda_engine=lambda data: engine)
+        self.runtime = Strict(
+            "Runtime",
+            self,
+            deserialize_cuda_engine=lambda data: self._unless_refused("deserialize_cuda_engine", engine),
+        )
 
     def touch(self, kind: str, name: str) -> None:
         """Note that a name was used; AttributeError if this release has none such."""
@@ -101,13 +108,32 @@ class StandIn:
         if name not in members(kind, self.release):
             raise AttributeError(f"{kind} of {self.release} has no {name}")
 
+    def _build(self, network: Strict, config: Strict) -> bytes | None:
+        monitor = settings(self.config)["progress_monitor"]
+        monitor.phase_start("Building engine", None, 2)
+        monitor.phase_start("Timing tactics", "Building engine", 9)
+        assert monitor.step_complete("Timing tactics", 0)
+        assert monitor.step_complete("Building engine", 0), "True goes on"
+        monitor.phase_finish("Timing tactics")
+        monitor.phase_finish("Building engine")
+        return self._unless_refused("build_serialized_network", b"engine")
+
+    def _unless_refused(self, method: str, found: Any) -> Any:
+        """``found``, or None with an error in the log, as TensorRT does where it fails."""
+        if self.refuse != method:
+            return found
+        self.logs[-1].log(self.ILogger.INFO, "all is well")
+        self.logs[-1].log(self.ILogger.ERROR, f"{method}:\n  no luck")
+        self.logs[-1].log(self.ILogger.WARNING, "mind")
+        return None
+
     def _make_profile(self) -> Strict:
         self.profiles.append(Strict("IOptimizationProfile", self))
         return self.profiles[-1]
 
     def __getattr__(self, name: str) -> Any:
         makers = {
-            "Builder": lambda log: self.builder,
+            "Builder": lambda log: self.logs.append(log) or self.builder,
             "OnnxParser": lambda network, log: self.parser,
             "Runtime": lambda log: self.runtime,
         }

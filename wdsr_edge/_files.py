@@ -54,11 +54,17 @@ def sweep(paths: Iterable[Path]) -> None:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def check_folder(path: Path) -> None:
-    """Create folder ``path`` and see that it can be written to; InputError if not. For use before long work."""
+def check_folder(path: Path, *, keep: bool = True) -> None:
+    """Create folder ``path`` and see that it can be written to; InputError if not. For use before long work.
+
+    ``keep=False`` leaves no folder where there was none.
+    """
     if "\0" in str(path):
         raise InputError(f"{str(path)[:100]!r} is no name for a folder: choose another")
+    gone = not keep and not path.is_dir()
     shutil.rmtree(_scratch(path, ".check.", path))
+    if gone:
+        path.rmdir()
 
 
 def user_cache() -> Path:

@@ -44,7 +44,12 @@ def find_target(name: str) -> Target:
 
 
 def trtexec_line(onnx: str, engine: str, config: EngineConfig) -> str:
-    """What builds the same engine with TensorRT's own tool, on the device (NVIDIA, TensorRT command-line programs)."""
+    """What builds the same engine with TensorRT's own tool, on the device (NVIDIA, TensorRT command-line programs).
+
+    Raises InputError for tiling, which not every TensorRT on a device has.
+    """
+    if config.tiling != "none":
+        raise InputError("--tiling is not passed on to a device that compiles for itself: leave it out")
     parts = [
         f"trtexec --onnx={onnx} --saveEngine={engine} --stronglyTyped --noTF32 --profilingVerbosity=detailed",
         f"--builderOptimizationLevel={config.optimization_level}",
@@ -55,6 +60,8 @@ def trtexec_line(onnx: str, engine: str, config: EngineConfig) -> str:
             parts.append(f"--{name}Shapes=lr:{'x'.join(map(str, (*shape, 3)))}")
     if config.workspace_mib is not None:
         parts.append(f"--memPoolSize=workspace:{config.workspace_mib}M")
+    if config.aux_streams is not None:
+        parts.append(f"--maxAuxStreams={config.aux_streams}")
     if config.dla is not None:
         parts.append(f"--useDLACore={config.dla} --allowGPUFallback")
     return " ".join(parts)

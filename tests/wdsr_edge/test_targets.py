@@ -40,6 +40,8 @@ def test_the_line_for_trtexec_says_the_same() -> None:
         "--optShapes=lr:1x270x480x3",
         "--maxShapes=lr:2x720x1280x3",
     ]
-    alone = shlex.split(trtexec_line("a.onnx", "a.engine", EngineConfig((CAMERA,), dla=1)))
-    assert {"--useDLACore=1", "--allowGPUFallback", "--optShapes=lr:1x270x480x3"} <= set(alone)
+    with pytest.raises(InputError, match="--tiling is not passed on"):
+        trtexec_line("a.onnx", "a.engine", EngineConfig((CAMERA,), tiling="fast"))
+    alone = shlex.split(trtexec_line("a.onnx", "a.engine", EngineConfig((CAMERA,), aux_streams=3, dla=1)))
+    assert {"--useDLACore=1", "--allowGPUFallback", "--maxAuxStreams=3", "--optShapes=lr:1x270x480x3"} <= set(alone)
     assert not any(word.startswith("--profile=") for word in alone)

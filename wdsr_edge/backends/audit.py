@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,13 @@ _TYPES: Mapping[str, Precision] = {
     **dict.fromkeys(("half", "fp16", "float16"), "fp16"),
     "int8": "int8",
 }
-_CONVOLUTION = re.compile(r"correlation|conv|gemm", re.IGNORECASE)
+_CONVOLUTION = re.compile(r"correlation|conv|gemm|runtime_fusion", re.IGNORECASE)
 _REFORMAT = re.compile(r"reformat", re.IGNORECASE)
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
-_LINE = re.compile(r"Name: (.*?), LayerType: (\w+), Inputs: \[(.*?)\], (?:Constants: \[(.*?)\], )?Outputs: \[.*")
+_LINE = re.compile(
+    r"Name: (.*?), LayerType: (\w+), Inputs: \[(.*?)\], (?:Constants: \[.*?\], )?Outputs: \[(.*?)\], TacticName: .*"
+)
+_PROFILE = re.compile(r"\[profile (\d+)\]|_myl(\d+)_\d+$")
 _LOGGED_TYPE = re.compile(r"Datatype: (\w+)")
 
 
@@ -39,12 +42,20 @@ class Layer:
     nodes: tuple[str, ...]
     """The ONNX nodes that it computes."""
     reads: tuple[str, ...]
-    """Types of its inputs, the first of which is what a convolution computes in, and then of its constants."""
+    """Types of its inputs, the first of which is what a convolution computes in."""
+    writes: tuple[str, ...]
+    """Types of its outputs."""
 
     @property
     def precision(self) -> Precision | None:
         """What it computes in; None if that is not told."""
         return _precision(self.reads[0]) if self.reads else None
+
+    @property
+    def profile(self) -> int:
+        """For which of an engine's profiles it is there, as its name tells."""
+        found = _PROFILE.search(self.name)
+        return int(found[1] or found[2]) if found else 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,8 @@ class Audit:
     """Each convolution that runs in another precision than it asked for, or in one that is not told."""
     reformats: Sequence[str]
     """Layers that only change a layout."""
+    widened: Sequence[str]
+    """INT8 convolutions that hand on FP32, which another layer then has to round: they are not fused with it."""
 
     @property
     def passed(self) -> bool:
@@ -64,17 +77,25 @@ class Audit:
         return not self.faults
 
 
-def audit(onnx: bytes, layers: str) -> Audit:
-    """Compare what ``onnx`` asks for with ``layers``, as ``Built`` has them. A layer that is not told of is a fault."""
+def audit(onnx: bytes, layers: str, profiles: int = 1) -> Audit:
+    """Compare what ``onnx`` asks for with ``layers``, as ``Built`` has them, in each of an engine's profiles.
+
+    A layer that is not told of is a fault.
+    """
     asked = conv_precisions(onnx)
     found = read_layers(layers)
-    faults = []
+    faults, widened = [], []
     for name, wanted in asked.items():
-        runs = {layer.precision for layer in found if name in layer.nodes and _CONVOLUTION.search(layer.kind)}
-        if runs != {wanted}:
-            got = ", ".join(sorted(kind or "a precision that is not told" for kind in runs)) or "a layer not told of"
-            faults.append(f"{name} asked for {wanted} and runs in {got}")
-    return Audit(len(asked), faults, [layer.name for layer in found if _REFORMAT.search(layer.kind + layer.name)])
+        mine = [layer for layer in found if name in layer.nodes and _CONVOLUTION.search(layer.kind)]
+        seen = {layer.profile for layer in mine} if profiles > 1 else {0 for _ in mine}
+        got: set[str] = {layer.precision or "a precision that is not told" for layer in mine}
+        got |= {"a layer that is not told of"} if seen != {*range(profiles)} else set()
+        if got != {wanted}:
+            faults.append(f"{name} asked for {wanted} and runs in {', '.join(sorted(got))}")
+        elif wanted == "int8" and any(_precision(kind) == "fp32" for layer in mine for kind in layer.writes):
+            widened.append(name)
+    reformats = [layer.name for layer in found if _REFORMAT.search(layer.kind + layer.name)]
+    return Audit(len(asked), faults, reformats, widened)
 
 
 def read_layers(text: str) -> list[Layer]:
@@ -88,15 +109,18 @@ def read_layers(text: str) -> list[Layer]:
 
 
 def _from_json(entry: Mapping[str, Any]) -> Layer:
-    tensors = [*entry.get("Inputs", ()), *entry.get("Constants", ())]
-    reads = [str(tensor.get("Datatype") or tensor.get("Format/Datatype") or "") for tensor in tensors]
-    nodes = _ONNX_NODE.findall(str(entry.get("Metadata", "")))
-    return Layer(str(entry.get("Name", "")), str(entry.get("LayerType", "")), tuple(nodes), tuple(reads))
+    def types(side: str) -> tuple[str, ...]:
+        return tuple(
+            str(tensor.get("Datatype") or tensor.get("Format/Datatype") or "") for tensor in entry.get(side, ())
+        )
+
+    nodes = tuple(_ONNX_NODE.findall(str(entry.get("Metadata", ""))))
+    return Layer(str(entry.get("Name", "")), str(entry.get("LayerType", "")), nodes, types("Inputs"), types("Outputs"))
 
 
 def _from_log(match: re.Match[str]) -> Layer:
-    types: Iterable[str] = (kind for part in (match[3], match[4] or "") for kind in _LOGGED_TYPE.findall(part))
-    return Layer(match[1], match[2], tuple(_ONNX_NODE.findall(match[0])), tuple(types))
+    reads, writes = (tuple(_LOGGED_TYPE.findall(part)) for part in (match[3], match[4]))
+    return Layer(match[1], match[2], tuple(_ONNX_NODE.findall(match[0])), reads, writes)
 
 
 def _precision(text: str) -> Precision | None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,25 +43,32 @@ def build_apart(
 
     A child that dies is tried once more with less; see ``_lighter``.
 
-    Raises what ``build`` raises, and BackendError if the second child dies as well.
+    Raises what ``build`` raises, and BackendError if the second child dies or fails as well.
     """
-    fault = ""
-    for attempt in (config, _lighter(config)):
-        if fault:
-            on_retry(f"{fault}; again at optimisation level {attempt.optimization_level}")
-        found = _run_child(library, onnx, attempt, precision, device, timing_cache, on_progress)
-        if isinstance(found, Built):
-            return found
-        fault = found
+    first = _run_child(library, onnx, config, precision, device, timing_cache, on_progress)
+    if isinstance(first, Built):
+        return first
+    lighter = _lighter(library, config)
+    on_retry(f"{first}; again at optimisation level {lighter.optimization_level}")
+    try:
+        second = _run_child(library, onnx, lighter, precision, device, timing_cache, on_progress)
+    except WdsrError as error:
+        raise BackendError(f"{first}, and with less: {error}") from error
+    if isinstance(second, Built):
+        return second
     raise BackendError(
-        f"{fault}, twice: try a smaller --workspace, a lower --optimization or a smaller --size, "
-        f"and close what else takes memory"
+        f"{second}, twice: try a lower --optimization or a smaller --size, and close what else takes memory"
     )
 
 
-def _lighter(config: EngineConfig) -> EngineConfig:
-    """The same with a quarter of the workspace, or 256 MiB, and at most optimisation level 1."""
-    workspace = max(1, config.workspace_mib // 4) if config.workspace_mib else 256
+def _lighter(library: Library, config: EngineConfig) -> EngineConfig:
+    """The same at optimisation level 1 at most, without tiling; for TensorRT with a quarter of the workspace.
+
+    TensorRT for RTX counts an engine's activations as workspace, so that it would fail with less.
+    """
+    workspace = config.workspace_mib
+    if library == "tensorrt":
+        workspace = max(1, workspace // 4) if workspace else 256
     level = min(1, config.optimization_level)
     return dataclasses.replace(
         config, workspace_mib=workspace, optimization_level=level, tiling="none", l2_limit_mib=None
@@ -82,10 +91,12 @@ def _run_child(
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         (folder / "graph.onnx").write_bytes(onnx)
         (folder / "timing.cache").write_bytes(timing_cache)
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
         command = [sys.executable, "-m", "wdsr_edge.backends.build_process", name]
         with open(folder / "said", "w+b") as said:
-            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, env=env) as child:
+            # In its own folder, as Python imports from where it starts.
+            pipe, env = subprocess.PIPE, {**os.environ, "PYTHONPATH": paths}
+            with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, cwd=name, env=env, text=True) as child:
                 report: dict[str, Any] = {}
                 try:
                     assert child.stdout is not None
@@ -127,6 +138,7 @@ def _death(library: Library, code: int, words: str) -> str:
 def main() -> None:
     """The child."""
     folder = Path(sys.argv[1])
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     config = EngineConfig.from_dict(job["config"])
     try:
@@ -147,6 +159,13 @@ def main() -> None:
     for name, data in (("engine", made.engine), ("layers", made.layers.encode()), ("timing.cache", made.timing_cache)):
         (folder / name).write_bytes(data)
     _tell(seconds=made.seconds)
+
+
+def _end_with_parent(folder: Path) -> None:
+    """Stdin ends when the parent does, however that came about."""
+    os.read(0, 1)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
 
 
 def _tell(**report: object) -> None:

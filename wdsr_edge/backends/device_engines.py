@@ -57,7 +57,7 @@ class DeviceEngines:
         )
         if found.built:
             _LOG.info("built an engine for %s in %s: %s", config.profiles[0], self._precision, found.built)
-        checked = audit(self._onnx, found.layers)
+        checked = audit(self._onnx, found.layers, len(config.profiles))
         if not checked.passed:
             raise BackendError(
                 f"the engine is refused, as {len(checked.faults)} of {checked.convolutions} convolutions do not run in "

@@ -52,7 +52,8 @@ class Built:
 
 def open_library(library: Library) -> ModuleType:
     """The Python module of ``library``; MissingExtraError if it is not installed, BackendError if it is too old."""
-    names = [name for name in MODULES[library] if importlib.util.find_spec(name) is not None]
+    specs = {name: importlib.util.find_spec(name) for name in MODULES[library]}
+    names = [name for name, spec in specs.items() if spec is not None and spec.origin is not None]  # not a bare folder
     trt = require((names or MODULES[library])[0], library)
     found = version_of(trt)
     if found < OLDEST[library]:
@@ -73,7 +74,7 @@ def check_config(library: Library, version: tuple[int, int], config: EngineConfi
     if config.sm and not rtx:
         raise InputError(f"{what} compiles for the GPU at hand only: compile there, or use tensorrt-rtx")
     if config.hardware != "this" and rtx:
-        raise InputError(f"{what} has no hardware compatibility: name several targets in one engine instead")
+        raise InputError(f"{what} has no hardware compatibility: compile for each GPU")
     if config.hardware == "same-compute-capability" and version < (10, 13):
         raise InputError(f"{what} has no same-compute-capability engines: 10.13 and later have")
     if config.tiling != "none" and not rtx and version < (10, 13):
@@ -125,7 +126,8 @@ def build(
         builder_config.set_timing_cache(builder_config.create_timing_cache(timing_cache), False)
     made = builder.build_serialized_network(network, builder_config)
     if made is None:
-        raise BackendError(f"{library} built no engine: {log.fault or 'it did not say why'}")
+        more = ": give more --workspace" if config.workspace_mib and "OutOfMemory" in log.fault else ""
+        raise BackendError(f"{library} built no engine ({log.fault or 'it did not say why'}){more}")
     engine = bytes(made)
     if library == "tensorrt":
         timing_cache = bytes(builder_config.get_timing_cache().serialize())

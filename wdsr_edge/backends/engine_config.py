@@ -72,7 +72,10 @@ class EngineConfig:
     profiles: tuple[Profile, ...]
     """The shapes that it takes; a shape that several take goes to the first of them."""
     workspace_mib: int | None = None
-    """Scratch memory that a kernel may use; None is half of what is free on the GPU, and never more is given."""
+    """Memory that kernels may use, and with TensorRT for RTX all activations.
+
+    For the GPU at hand it is at most half of what is free, which None stands for; for another one, None is no limit.
+    """
     optimization_level: int = 3
     """How long the builder looks for fast kernels: 0 to 5."""
     aux_streams: int | None = None

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from .._errors import BackendError, InputError
+from .._errors import InputError, WdsrError
+from .._files import check_folder, replacing
 from ..bundle import Bundle, Precision, onnx_name
 from .output import BundleArgument, JsonFlag, print_json, print_table, progress_bar, say
 from .sizes import parse_size
@@ -37,7 +38,9 @@ def run(
     ] = None,
     portrait: Annotated[bool, typer.Option("--portrait", help="Take each size on its side as well.")] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the engines.")] = Path("engines"),
-    workspace: Annotated[int | None, typer.Option(help="MiB of scratch memory for a kernel. [what is free]")] = None,
+    workspace: Annotated[
+        int | None, typer.Option(help="MiB for kernels, and with TensorRT for RTX for activations. [no limit]")
+    ] = None,
     optimization: Annotated[int, typer.Option(help="How long to look for fast kernels, 0 to 5.")] = 3,
     aux_streams: Annotated[int | None, typer.Option(help="Streams for kernels beside the engine's own.")] = None,
     tiling: Annotated[str, typer.Option(help="Tiling in the L2 cache: none, fast, moderate or full.")] = "none",
@@ -46,8 +49,8 @@ def run(
 ) -> None:
     """Compile a bundle's graphs for another machine, with no GPU at hand, and check what each layer computes in.
 
-    TensorRT for RTX does that for GeForce and server GPUs. A Jetson compiles for itself: for one, this prints what to
-    run there. An engine is native code: load only what you have compiled.
+    TensorRT for RTX does that for GeForce and most server GPUs. A Jetson and an H100 compile for themselves: for them,
+    this prints what to run there. An engine is native code: load only what you have compiled.
     """
     from ..backends.engine_config import EngineConfig
     from ..loading import find_bundle
@@ -58,18 +61,29 @@ def run(
     profiles = _profiles(size, profile, portrait)
     config = EngineConfig(profiles, workspace, optimization, aux_streams, cast(Any, tiling), l2_limit)
     targets = [find_target(name) for name in dict.fromkeys(target)]
-    made = [
-        _compile(bundle, kind, device, dataclasses.replace(config, sm=(device.sm,)), output)
-        for device in targets
-        if device.library != "tensorrt"
-        for kind in kinds
-    ]
-    on_device = {device.name: _commands(bundle, kinds, config) for device in targets if device.library == "tensorrt"}
+    on_device = {one.name: _commands(bundle, kinds, one, config) for one in targets if one.library == "tensorrt"}
+    here = [one for one in targets if one.library != "tensorrt"]
+    if here:
+        check_folder(output, keep=False)
+    made: list[dict[str, Any]] = []
+    try:
+        for device in here:
+            for kind in kinds:
+                made.append(_compile(bundle, kind, device, dataclasses.replace(config, sm=(device.sm,)), output))
+    except WdsrError:
+        if made and not json:
+            _print(bundle, made, {})
+        raise
     if json:
         print_json({"model": bundle.name, "engines": made, "on_device": on_device})
     else:
         _print(bundle, made, on_device)
     for entry in made:
+        if entry["widened"]:
+            say(
+                f"{entry['precision']} for {entry['target']}: {len(entry['widened'])} INT8 convolutions hand on FP32, "
+                "which another layer rounds, so that fp16 may be faster: time both"
+            )
         if entry["faults"]:
             others = f" (and {len(entry['faults']) - 1} more)" if entry["faults"][1:] else ""
             say(f"{entry['precision']} for {entry['target']} was not written: {entry['faults'][0]}{others}")
@@ -79,6 +93,8 @@ def run(
 
 def _kinds(bundle: Bundle, asked: Sequence[str] | None) -> list[Precision]:
     held = [kind for kind in get_args(Precision) if kind in bundle.graphs]
+    if not held:
+        raise InputError(f"{bundle.path} holds no graph for TensorRT: deploy the model again")
     for kind in asked or ():
         if kind not in get_args(Precision):
             raise InputError(f"--precision must be fp32, fp16 or int8, got {kind!r}")
@@ -108,6 +124,12 @@ def _compile(bundle: Bundle, kind: Precision, device: Target, config: EngineConf
 
     onnx = bundle.onnx(kind)
     version = open_library(device.library).__version__
+    shapes = "_".join(map(str, config.profiles))
+    request = json_module.dumps([hashlib.sha256(onnx).hexdigest(), config.as_dict()])
+    identity = hashlib.sha256(request.encode()).hexdigest()[:8]
+    path = folder / f"{bundle.name}-{kind}-{shapes}-{device.name}-{device.library}-{version}-{identity}.engine"
+    if len(path.name) > 200:
+        raise InputError(f"too many sizes for the name of one engine: {path.name[:100]}...: compile fewer at a time")
     what = f"{device.name} {kind}"
     say(f"compiling {bundle.name} in {kind} for {device.device}")
     with progress_bar() as bar:
@@ -120,12 +142,10 @@ def _compile(bundle: Bundle, kind: Precision, device: Target, config: EngineConf
             on_progress=lambda phase, done, total: bar.update(task, description=phase, completed=done, total=total),
             on_retry=lambda reason: say(f"{what}: {reason}"),
         )
-    found = audit(onnx, built.layers)
-    shapes = "_".join(map(str, config.profiles))
-    name = f"{bundle.name}-{kind}-{shapes}-{device.name}-{device.library}-{version}.engine"
+    found = audit(onnx, built.layers, len(config.profiles))
     entry = _entry(kind, device, config, built, found) | {"onnx_sha256": hashlib.sha256(onnx).hexdigest()}
     if found.passed:
-        entry["engine"] = str(_write(folder / name, built, entry | {"library": f"{device.library} {version}"}))
+        entry["engine"] = str(_write(path, built, entry | {"library": f"{device.library} {version}"}))
     return entry
 
 
@@ -141,14 +161,11 @@ def _entry(kind: Precision, device: Target, config: EngineConfig, built: Built, 
         "convolutions": found.convolutions,
         "faults": list(found.faults),
         "reformats": list(found.reformats),
+        "widened": list(found.widened),
     }
 
 
 def _write(path: Path, built: Built, entry: dict[str, Any]) -> Path:
-    from .._files import replacing
-
-    if len(path.name) > 200:
-        raise BackendError(f"too many sizes for the name of one engine: {path.name[:100]}...: compile fewer at a time")
     for target, data in (
         (path, built.engine),
         (path.with_suffix(".json"), json_module.dumps(entry | {"engine": path.name}, indent=2).encode() + b"\n"),
@@ -158,10 +175,16 @@ def _write(path: Path, built: Built, entry: dict[str, Any]) -> Path:
     return path
 
 
-def _commands(bundle: Bundle, kinds: Sequence[Precision], config: EngineConfig) -> list[str]:
+def _commands(bundle: Bundle, kinds: Sequence[Precision], device: Target, config: EngineConfig) -> list[str]:
+    """A line for each precision, to be run in the folder that the bundle was copied into."""
     from ..targets import trtexec_line
 
-    return [trtexec_line(f"{bundle.name}/{onnx_name(kind)}", f"{bundle.name}-{kind}.engine", config) for kind in kinds]
+    folder = bundle.path.resolve().name
+    shapes = "_".join(map(str, config.profiles))
+    return [
+        trtexec_line(f"{folder}/{onnx_name(kind)}", f"{bundle.name}-{kind}-{shapes}-{device.name}.engine", config)
+        for kind in kinds
+    ]
 
 
 def _print(bundle: Bundle, made: Sequence[dict[str, Any]], on_device: dict[str, list[str]]) -> None:

@@ -171,10 +171,7 @@ def check_run(
     if recipe.batch % world.size:
         raise InputError(f"batch must be a multiple of the {world.size} processes, got {recipe.batch}")
     if world.writes:
-        fresh = not os.path.isdir(output)
-        check_folder(output)
-        if fresh:
-            output.rmdir()
+        check_folder(output, keep=False)
 
 
 def _check_images(config: ModelConfig, recipe: TrainConfig, pairs: Sequence[Pair], validation: Sequence[Pair]) -> None:

@@ -23,9 +23,9 @@ CONVS = ("head", "body.0.branch.0", "body.0.branch.2", "body.0.branch.3", "tail"
 CAMERA = Profile.static(24, 32)
 
 
-def logged(bundle: Bundle, precision: Precision, sm: int) -> str:
+def logged(bundle: Bundle, precision: Precision, sm: int, *profiles: Profile) -> str:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed")
-    config = EngineConfig((CAMERA, CAMERA.rotated()), sm=(sm,))
+    config = EngineConfig(profiles or (CAMERA, CAMERA.rotated()), sm=(sm,))
     return build_apart("tensorrt-rtx", bundle.onnx(precision), config, precision=precision).layers
 
 
@@ -63,26 +63,42 @@ def test_a_kernel_that_is_no_constant_is_refused() -> None:
 def test_every_shipped_model_builds_and_runs_in_what_it_asks_for(name: str, precision: Precision) -> None:
     bundle = Bundle.load(find_bundle(name))
     for sm in (89, 120):
-        found = audit(bundle.onnx(precision), logged(bundle, precision, sm))
+        found = audit(bundle.onnx(precision), logged(bundle, precision, sm), 2)
         assert found.passed, found.faults
         assert found.convolutions == len(bundle.config.convs)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_real_engine_runs_in_what_it_asks_for(precision: Precision) -> None:
-    found = audit(BUNDLE.onnx(precision), logged(BUNDLE, precision, 86))
+    found = audit(BUNDLE.onnx(precision), logged(BUNDLE, precision, 86), 2)
     assert found.passed, found.faults
     assert found.convolutions == len(CONVS)
 
 
+@pytest.mark.parametrize("profiles", [(CAMERA,), (Profile.static(1, 1),), (Profile.static(1, 1), CAMERA)], ids=str)
+def test_each_profile_is_looked_at(profiles: tuple[Profile, ...]) -> None:
+    """For a single pixel, convolutions are fused with the adds behind them."""
+    text = logged(BUNDLE, "fp16", 89, *profiles)
+    assert audit(BUNDLE.onnx("fp16"), text, len(profiles)).passed
+    found = audit(BUNDLE.onnx("fp16"), text, len(profiles) + 1)
+    assert found.faults[0] == "head asked for fp16 and runs in a layer that is not told of, fp16" or len(profiles) == 1
+    assert len(found.faults) == len(CONVS)
+
+
+def test_int8_that_is_not_fused_is_told() -> None:
+    """TensorRT for RTX 1.7 lets INT8 convolutions write FP32, and rounds that in another layer."""
+    assert audit(BUNDLE.onnx("int8"), logged(BUNDLE, "int8", 89), 2).widened == list(CONVS[1:4])
+    assert not audit(BUNDLE.onnx("fp16"), logged(BUNDLE, "fp16", 89), 2).widened
+
+
 def test_turing_runs_int8_in_fp16_which_is_found() -> None:
     """TensorRT for RTX 1.7 builds such an engine without a word."""
-    found = audit(BUNDLE.onnx("int8"), logged(BUNDLE, "int8", 75))
+    found = audit(BUNDLE.onnx("int8"), logged(BUNDLE, "int8", 75), 2)
     assert found.faults == [f"{name} asked for int8 and runs in fp16" for name in CONVS[1:4]]
 
 
 def test_an_engine_of_another_precision_is_found() -> None:
-    found = audit(BUNDLE.onnx("fp16"), logged(BUNDLE, "fp32", 89))
+    found = audit(BUNDLE.onnx("fp16"), logged(BUNDLE, "fp32", 89), 2)
     assert [fault.partition(" ")[2] for fault in found.faults] == ["asked for fp16 and runs in fp32"] * len(CONVS)
 
 
@@ -114,7 +130,7 @@ def test_one_layer_that_differs_fails(words: str, fault: str) -> None:
 
 def test_a_layer_that_is_missing_fails() -> None:
     found = audit(BUNDLE.onnx("fp16"), dump("Datatype", dict.fromkeys(CONVS[1:], "Half")))
-    assert found.faults == ["head asked for fp16 and runs in a layer not told of"]
+    assert found.faults == ["head asked for fp16 and runs in a layer that is not told of"]
 
 
 @pytest.mark.parametrize(

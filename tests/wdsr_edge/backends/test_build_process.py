@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +81,14 @@ def test_a_child_that_dies_is_tried_again_with_less(
     assert reasons == [f"tensorrt-rtx {words}; again at optimisation level 1"]
     first, second = ((tmp_path / f"job{i}.json").read_text() for i in range(2))
     assert '"workspace_mib": 400' in first
-    assert '"workspace_mib": 100' in second
+    assert '"workspace_mib": 400' in second, "TensorRT for RTX takes activations out of it"
     assert '"optimization_level": 1' in second
+    assert '"tiling": "none", "l2_limit_mib": null' in second
 
 
 def test_two_deaths_are_an_error_that_says_what_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dying(tmp_path, monkeypatch, "kill -9 $$", 2)
-    with pytest.raises(BackendError, match=r"was killed .*, twice: try a smaller --workspace, a lower --optimization"):
+    with pytest.raises(BackendError, match=r"was killed .*, twice: try a lower --optimization or a smaller --size"):
         apart()
 
 
@@ -108,20 +112,72 @@ def test_a_library_that_is_not_there_names_its_extra(monkeypatch: pytest.MonkeyP
         build_apart("tensorrt", ONNX, EngineConfig(CONFIG.profiles), precision="fp16")
 
 
-def test_an_interrupted_build_leaves_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    children: list[int] = []
-    real = build_process.subprocess.Popen
+def test_tensorrt_is_given_less_memory() -> None:
+    for given, left in ((None, 256), (400, 100), (2, 1)):
+        assert build_process._lighter("tensorrt", EngineConfig(CONFIG.profiles, given)).workspace_mib == left
 
-    def noting(*arguments: Any, **options: Any) -> Any:
-        child = real(*arguments, **options)
-        children.append(child.pid)
-        return child
+
+def test_a_second_child_that_fails_tells_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying(tmp_path, monkeypatch, "kill -9 $$", 1)
+    with pytest.raises(BackendError, match=r"was killed while .*, and with less: .* does not compile for SM87"):
+        apart(config=EngineConfig(CONFIG.profiles, sm=(87,)))
+
+
+def test_too_little_workspace_says_to_give_more() -> None:
+    with pytest.raises(BackendError, match=r"built no engine .*OutOfMemory.*: give more --workspace"):
+        apart(config=EngineConfig((Profile.static(270, 480),), workspace_mib=16, sm=(89,)))
+
+
+def test_code_in_the_working_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    apart()
+    assert not (tmp_path / "ran").exists()
+
+
+PARENT = """
+from tests.wdsr_edge.backends.test_build_process import CONFIG, ONNX, build_apart
+
+build_apart("tensorrt-rtx", ONNX, CONFIG, precision="fp16")
+"""
+
+
+def test_a_child_ends_with_its_parent_and_leaves_nothing(tmp_path: Path) -> None:
+    """A library that takes a minute to load stands in for a long build."""
+    slow, scratch = tmp_path / "slow", tmp_path / "scratch"
+    slow.mkdir()
+    scratch.mkdir()
+    (slow / "tensorrt_rtx.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)")
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(slow), *(path for path in sys.path if path)]),
+        "TMPDIR": str(scratch),
+    }
+    with subprocess.Popen([sys.executable, "-c", PARENT], env=env) as parent:
+        wait_for(lambda: any(scratch.iterdir()) and children(parent.pid))
+        (child,) = children(parent.pid)
+        time.sleep(1)
+        parent.kill()
+    wait_for(lambda: not list(scratch.iterdir()) and not Path(f"/proc/{child}").exists())
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_for(holds: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)
+
+
+def test_an_interrupted_build_leaves_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying(tmp_path, monkeypatch, """echo '{"phase": "x", "done": 0, "total": 1}'; exec sleep 60""", 1)
 
     def interrupt(*report: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build_process.subprocess, "Popen", noting)
+    start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         apart(on_progress=interrupt)
-    with pytest.raises(ProcessLookupError):
-        os.kill(children[0], 0)
+    assert time.monotonic() - start < 30

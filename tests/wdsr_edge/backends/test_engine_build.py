@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.tensorrt_standin import API, RELEASES, StandIn, calls, members, settings
 from wdsr_edge import BackendError, InputError
-from wdsr_edge.backends.engine_build import Built, build, check_config, version_of
+from wdsr_edge.backends.engine_build import OLDEST, Built, build, check_config, open_library, version_of
 from wdsr_edge.backends.engine_config import EngineConfig, Library, Profile, Shape
 
 FULL = ("10.3.0", "10.13.0", "10.16.1", "11.0.0", "11.4.0")
@@ -157,6 +160,63 @@ def test_a_dynamic_profile_is_none_for_a_dla() -> None:
 def test_a_graph_that_is_refused_names_the_node(release: str) -> None:
     with pytest.raises(BackendError, match="does not take Conv node tail: too wide"):
         built(StandIn(release, fault="too wide"))
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("build_serialized_network", "built no engine (build_serialized_network: no luck)"),
+        ("deserialize_cuda_engine", "the engine cannot be loaded on this GPU: deserialize_cuda_engine: no luck"),
+        ("add_optimization_profile", "TensorRT refused the shapes 480x270"),
+    ],
+)
+def test_what_fails_says_why_in_one_line(method: str, words: str) -> None:
+    with pytest.raises(BackendError) as caught:
+        built(StandIn("11.4.0", refuse=method))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_that_the_parser_says_nothing_of_is_refused() -> None:
+    trt = StandIn("11.4.0", fault="x")
+    trt.parser.__dict__["_state"].behaviour["num_errors"] = 0
+    with pytest.raises(BackendError, match="cannot read the ONNX file"):
+        built(trt)
+
+
+def test_a_planar_graph_has_its_sides_last() -> None:
+    trt = StandIn("11.4.0", planar=True)
+    built(trt)
+    assert calls(trt.profiles[0], "set_shape") == [["lr", *3 * [(1, 3, 270, 480)]]]
+
+
+def test_progress_is_that_of_the_outer_phase() -> None:
+    reports: list[tuple[str, int, int]] = []
+    config = EngineConfig((CAMERA,))
+    trt: Any = StandIn("11.4.0")
+    build("tensorrt", trt, b"onnx", config, precision="fp16", on_progress=lambda *report: reports.append(report))
+    assert reports == [("Building engine", 0, 2), ("Building engine", 1, 2), ("Building engine", 2, 2)]
+
+
+@pytest.mark.parametrize(("library", "name"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt_rtx_bindings")])
+def test_a_release_that_is_too_old_is_refused(
+    library: Library, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "tensorrt_rtx").mkdir()  # left behind by another package: no module
+    least = OLDEST[library]
+    for version, fits in ((f"{least[0]}.{least[1]}.0", True), (f"{least[0]}.{least[1] - 1}.9", False)):
+        (tmp_path / f"{name}.py").write_text(f"__version__ = {version!r}")
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        if fits:
+            assert open_library(library).__version__ == version
+        else:
+            with pytest.raises(BackendError, match=f"{library} {version} is too old: this needs"):
+                open_library(library)
+        (tmp_path / f"{name}.py").unlink()
 
 
 def test_versions_compare_as_numbers() -> None:
