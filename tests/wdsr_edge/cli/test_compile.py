@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,8 @@ def test_engines_are_written_with_what_they_are(tmp_path: Path) -> None:
         assert (beside["engine"], beside["faults"]) == (path.name, [])
         assert beside["library"].startswith("tensorrt-rtx 1.")
         assert "-64x48_48x64-" in path.name
+        assert bool(entry["widened"]) == (entry["precision"] == "int8")
+    assert "3 INT8 convolutions hand on FP32" in done.stderr
     assert len(list((tmp_path / "engines").iterdir())) == 12
 
 
@@ -61,6 +64,30 @@ def test_a_jetson_is_told_what_to_run_there(tmp_path: Path) -> None:
     assert "--optShapes=lr:1x270x480x3" in words
     assert "Jetson Orin Nano" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_the_line_names_the_bundle_that_was_given(tmp_path: Path) -> None:
+    shutil.copytree(ZOO / MODEL, tmp_path / "my-camera")
+    done = wdsr_edge("compile", "my-camera", "--target", "jetson-thor", "--size", "64x48", cwd=tmp_path)
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    assert [words[1] for words in lines] == [f"--onnx=my-camera/{kind}.onnx" for kind in ("fp32", "fp16", "int8")]
+    assert lines[0][2] == f"--saveEngine={MODEL}-fp32-64x48-jetson-thor.engine"
+    refused(wdsr_edge("compile", "my-camera", "--target", "jetson-thor", "--tiling", "fast", cwd=tmp_path), "--tiling")
+
+
+def test_a_bundle_without_graphs_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(ZOO / MODEL, tmp_path / "bare")
+    manifest = json.loads((tmp_path / "bare" / "manifest.json").read_text())
+    for kind in ("fp32", "fp16", "int8", "int8-cpu"):
+        (tmp_path / "bare" / f"{kind}.onnx").unlink()
+        del manifest["files"][f"{kind}.onnx"]
+    (tmp_path / "bare" / "manifest.json").write_text(json.dumps(manifest))
+    refused(wdsr_edge("compile", "bare", "--target", "jetson-thor", cwd=tmp_path), "bare", "no graph for TensorRT")
+
+
+def test_a_file_in_the_way_is_found_before_anything_is_built(tmp_path: Path) -> None:
+    (tmp_path / "afile").touch()
+    refused(wdsr_edge("compile", MODEL, "--target", "t4", "-o", "afile", cwd=tmp_path), "afile", "is a file")
 
 
 @pytest.mark.parametrize(
