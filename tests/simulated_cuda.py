@@ -93,7 +93,7 @@ class Device:
     """The runtime's functions, each returning its error first."""
 
     cudaMemcpyKind, cudaStreamCaptureMode, cudaDeviceAttr, cudaError_t = Kind, Mode, Attribute, Error
-    cudaStreamNonBlocking, cudaHostAllocMapped = 1, 2
+    cudaStreamNonBlocking, cudaHostAllocMapped, cudaEventBlockingSync = 1, 2, 1
 
     def __init__(
         self,
@@ -293,6 +293,8 @@ class Device:
     # Streams and events
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
+        if flags != self.cudaStreamNonBlocking:
+            raise Fault("a stream that waits for the default one")
         return Error.cudaSuccess, self._handle(self.streams, deque())
 
     def cudaStreamDestroy(self, stream: int) -> tuple[Any, ...]:
@@ -308,6 +310,8 @@ class Device:
         return (Error.cudaSuccess,)
 
     def cudaEventCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
+        if flags & 2:
+            raise Fault("an event without time")
         return Error.cudaSuccess, self._handle(self.events, {"pending": 0, "stream": None, "time": None})
 
     def cudaEventDestroy(self, event: int) -> tuple[Any, ...]:
@@ -489,6 +493,7 @@ class SimulatedTensorRT(StandIn):
             num_optimization_profiles=len(engine.profiles),
             get_tensor_name=lambda index: ("sr", "lr")[index],
             get_tensor_mode=lambda name: {"lr": self.TensorIOMode.INPUT, "sr": self.TensorIOMode.OUTPUT}[name],
+            get_tensor_dtype=lambda name: self.DataType.UINT8,
             get_tensor_profile_shape=lambda name, index: list(engine.profiles[index]),
             create_execution_context=lambda: self._context(engine),
         )

@@ -25,8 +25,8 @@ _ADVICE = {
     "cudaErrorInsufficientDriver": "there is no NVIDIA driver, or one older than CUDA's libraries: install a newer one",
     "cudaErrorNoDevice": "no GPU is visible: see nvidia-smi and CUDA_VISIBLE_DEVICES",
     "cudaErrorInvalidDevice": "there are fewer GPUs than that: see nvidia-smi",
-    "cudaErrorIllegalAddress": "the GPU's state is lost: load the model again",
-    "cudaErrorLaunchFailure": "the GPU's state is lost: load the model again",
+    "cudaErrorIllegalAddress": "the GPU's state is lost for this process: restart the program",
+    "cudaErrorLaunchFailure": "the GPU's state is lost for this process: restart the program",
     "cudaErrorSystemDriverMismatch": "the driver was updated while it ran: restart the machine",
 }
 
@@ -114,8 +114,9 @@ class Resources:
         )
 
     def event(self) -> Any:
-        """An event that keeps its time."""
-        return self._own(self.cuda.call("cudaEventCreateWithFlags", 0), "cudaEventDestroy")
+        """An event that keeps its time, and whose waiters sleep."""
+        flags = self.cuda.runtime.cudaEventBlockingSync
+        return self._own(self.cuda.call("cudaEventCreateWithFlags", flags), "cudaEventDestroy")
 
     def device(self, size: int) -> int:
         """``size`` bytes on the GPU: their address."""

@@ -7,9 +7,11 @@ engine, its layers, and ``entry.json``, which says both in full and has the chec
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import stat
@@ -25,6 +27,8 @@ from .engine_build import Built
 from .engine_config import EngineConfig
 
 LIMIT_BYTES = 2 << 30
+
+_LOG = logging.getLogger("wdsr_edge")
 
 ENGINE, LAYERS, ENTRY = "engine", "layers", "entry.json"
 
@@ -72,8 +76,9 @@ class EngineCache:
                 raise InputError(
                     f"{self.folder} belongs to another user, who could put native code there: name another"
                 )
-            if stat.S_IMODE(found.st_mode) & 0o077:
-                self.folder.chmod(0o700)
+            if stat.S_IMODE(found.st_mode) & 0o022 and any(self.folder.iterdir()):
+                raise InputError(f"others can write to {self.folder}, perhaps native code: remove what is in it")
+            self.folder.chmod(0o700)
         except OSError as error:
             raise InputError(f"cannot keep engines in {self.folder}: {error.strerror}") from error
 
@@ -82,7 +87,8 @@ class EngineCache:
     ) -> Cached:
         """The engine for this very request and builder; ``build`` makes it of a timing cache if it is not here.
 
-        Processes that ask for the same at once build once; the others wait. Raises what ``build`` raises.
+        Processes that ask for the same at once build once; the others wait. What cannot be kept is given all the same.
+        Raises what ``build`` raises.
         """
         request = {"onnx": hashlib.sha256(onnx).hexdigest(), "precision": precision, "config": config.as_dict()}
         made_by = vars(builder)
@@ -94,16 +100,22 @@ class EngineCache:
             sweep([path])
             timing = self.folder / f"timing-{_digest(made_by)}"
             built = build(timing.read_bytes() if timing.is_file() else b"")
-            self._write(path, request, made_by, built)
-            if built.timing_cache:
-                with replacing(timing) as fresh:
-                    fresh.write_bytes(built.timing_cache)
-        self._shrink(path)
+            try:
+                self._write(path, request, made_by, built)
+                if built.timing_cache:
+                    with replacing(timing) as fresh:
+                        fresh.write_bytes(built.timing_cache)
+                self._shrink(path)
+            except (InputError, OSError) as error:
+                _LOG.warning("the engine is not kept: %s", error)
         return Cached(built.engine, built.layers, found)
 
     def entries(self) -> list[Path]:
         """The folders of all entries, the longest unused first."""
-        found = ((path.stat().st_mtime_ns, path.parent) for path in self.folder.glob(f"*/{ENTRY}"))
+        found = []
+        for path in self.folder.glob(f"*/{ENTRY}"):
+            with contextlib.suppress(FileNotFoundError):  # another process removed it
+                found.append((path.stat().st_mtime_ns, path.parent))
         return [path for _, path in sorted(found)]
 
     def _read(self, path: Path, request: Mapping[str, Any], made_by: Mapping[str, Any]) -> Cached | str:
@@ -148,7 +160,10 @@ class EngineCache:
 
     def _shrink(self, kept: Path) -> None:
         """Remove the longest unused entries, but for ``kept``, until the rest is within the limit."""
-        sizes = {path: sum(part.stat().st_size for part in path.iterdir()) for path in self.entries()}
+        sizes = {}
+        for path in self.entries():
+            with contextlib.suppress(FileNotFoundError):
+                sizes[path] = sum(part.stat().st_size for part in path.iterdir())
         total = sum(sizes.values())
         for path, size in sizes.items():
             if total <= self.limit_bytes:

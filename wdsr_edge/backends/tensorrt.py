@@ -7,6 +7,7 @@ so that nothing is overwritten. On GPUs that share the CPU's memory, the engine 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -39,7 +40,7 @@ class Timing:
     upload_ms: float
     """Host to device; 0 where memory is shared."""
     compute_ms: float
-    """The engine."""
+    """The engine; with several frames in flight, what others took of the GPU meanwhile included."""
     download_ms: float
     """Device to host; 0 where memory is shared."""
 
@@ -59,11 +60,11 @@ class Ticket:
         """The enlarged batch, which belongs to the caller; waits for it. Raises BackendError if the GPU failed."""
         with self._lock:
             if self._slot is not None:
-                slot, self._slot = self._slot, None
                 try:
-                    self._found, self.timing = slot.fetch()
+                    self._found, self.timing = self._slot.fetch()
                 except BackendError as error:
                     self._fault = str(error)  # the error itself would keep the slot
+                self._slot = None  # not if it was interrupted
         if self._found is None:
             raise BackendError(self._fault)
         return self._found
@@ -127,6 +128,8 @@ class TensorRtSession:
         """Finish what is in flight, whose tickets keep their results, and free the GPU. Closing twice is fine."""
         with self._lock:
             self._closed = True
+            with contextlib.suppress(BackendError):
+                self._cuda.select()
             for shape in self._shapes.values():
                 shape.close()
             self._shapes.clear()
@@ -146,7 +149,9 @@ class TensorRtSession:
             oldest = next(iter(self._shapes))
             self._shapes.pop(oldest).close()
         engine = self._load(self._engine_for(batch.shape))
-        made = _Shape(self._cuda, self._contexts(engine, batch.shape), batch, self._graphs, self._is_capturable)
+        made = _Shape(
+            self._cuda, self._contexts(engine, batch.shape, batch.dtype.name), batch, self._graphs, self._is_capturable
+        )
         self._shapes[key] = made
         return made
 
@@ -159,7 +164,7 @@ class TensorRtSession:
             self._engines[engine] = loaded
         return self._engines[engine]
 
-    def _contexts(self, engine: Any, shape: tuple[int, ...]) -> list[Any]:
+    def _contexts(self, engine: Any, shape: tuple[int, ...], dtype: str) -> list[Any]:
         """One for each slot, with the input shape set."""
         trt = self._trt
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
@@ -168,6 +173,9 @@ class TensorRtSession:
             raise BackendError(
                 f"the engine has the inputs and outputs {', '.join(names)}, not one of each: build it again"
             )
+        wanted = {"uint8": trt.DataType.UINT8, "float32": trt.DataType.FLOAT}[dtype]
+        if any(engine.get_tensor_dtype(name) != wanted for name in names):
+            raise BackendError(f"the engine takes or makes no {dtype}: build it from the graph for {dtype}")
         lr = names[modes.index(trt.TensorIOMode.INPUT)]
         index = _profile_of(engine, lr, shape)
         contexts = []
@@ -304,8 +312,9 @@ class _Slot:
         self._cuda.select()
         self._cuda.call("cudaEventSynchronize", self._downloaded)
         parts = (self._began, self._uploaded, self._computed, self._downloaded)
-        times = (float(self._cuda.call("cudaEventElapsedTime", *pair)) for pair in pairwise(parts))
-        return self._host_sr.view(self._dtype).reshape(self._shape).copy(), Timing(*times)
+        times = [float(self._cuda.call("cudaEventElapsedTime", *pair)) for pair in pairwise(parts)]
+        timing = Timing(0, sum(times), 0) if self._cuda.integrated else Timing(*times)
+        return self._host_sr.view(self._dtype).reshape(self._shape).copy(), timing
 
     def close(self) -> None:
         """Wait, and free what the slot has; the ticket keeps the result."""

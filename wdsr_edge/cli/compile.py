@@ -99,7 +99,7 @@ def _kinds(bundle: Bundle, asked: Sequence[str] | None) -> list[Precision]:
         if kind not in get_args(Precision):
             raise InputError(f"--precision must be fp32, fp16 or int8, got {kind!r}")
         if kind not in held:
-            raise InputError(f"{bundle.path} holds no {kind}: it holds {', '.join(held) or 'no graph at all'}")
+            raise InputError(f"{bundle.path} holds no {kind}: it holds {', '.join(held)}")
     return [kind for kind in held if not asked or kind in asked]
 
 

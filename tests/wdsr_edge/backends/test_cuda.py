@@ -54,7 +54,7 @@ def test_enumerations_have_the_same_numbers(ours: Any, theirs: str) -> None:
 
 
 def test_flags_have_the_same_numbers() -> None:
-    for name in ("cudaStreamNonBlocking", "cudaHostAllocMapped"):
+    for name in ("cudaStreamNonBlocking", "cudaHostAllocMapped", "cudaEventBlockingSync"):
         assert getattr(runtime, name) == getattr(Device, name)
 
 

@@ -146,6 +146,34 @@ def test_only_its_owner_may_look_or_write(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "new" / "engines").stat().st_mode) == 0o700
 
 
+def test_what_others_may_have_put_there_is_not_trusted(tmp_path: Path) -> None:
+    get(EngineCache(tmp_path), Workshop())
+    tmp_path.chmod(0o722)
+    with pytest.raises(InputError, match=r"others can write to .*: remove what is in it"):
+        EngineCache(tmp_path)
+    tmp_path.chmod(0o755)
+    assert get(EngineCache(tmp_path), Workshop()).built == "", "they could only read it"
+
+
+def test_an_engine_that_cannot_be_kept_is_given_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*arguments: object) -> None:
+        raise InputError("cannot write: No space left on device")
+
+    cache = EngineCache(tmp_path)
+    monkeypatch.setattr(cache, "_write", full)
+    assert get(cache, Workshop()).engine == b"\1" * 100
+    assert "the engine is not kept: cannot write: No space left" in caplog.text
+
+
+def test_entries_that_vanish_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = EngineCache(tmp_path)
+    get(cache, Workshop())
+    monkeypatch.setattr(cache, "entries", lambda: [tmp_path / "gone"])
+    assert get(cache, Workshop(), b"other").built
+
+
 def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(InputError, match="belongs to another user"):

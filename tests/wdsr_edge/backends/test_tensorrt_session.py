@@ -164,8 +164,35 @@ def test_shared_memory_is_not_copied(onnx: Path) -> None:
     session = opened(device, onnx)
     batch = frame(Random(0), 4, 5)
     assert (session.run(batch) == expected(onnx, batch)).all()
+    ticket = session.submit(batch)
+    ticket.result()
+    assert ticket.timing is not None
+    assert (ticket.timing.upload_ms, ticket.timing.download_ms) == (0, 0)
     assert "cudaMemcpyAsync" not in device.calls
     assert "cudaMalloc" not in device.calls
+    session.close()
+
+
+def test_an_engine_for_another_type_is_refused(onnx: Path) -> None:
+    device = Device(lambda n: n - 1)
+    session = opened(device, onnx)
+    with pytest.raises(BackendError, match="the engine takes or makes no float32: build it from the graph for float32"):
+        session.run(np.zeros((1, 4, 5, 3), np.float32))
+    session.close()
+    empty(device)
+
+
+def test_an_interrupted_wait_can_be_taken_up_again(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(cuda: Cuda) -> None:
+        raise KeyboardInterrupt
+
+    session, batch = opened(Device(lambda n: 0), onnx), frame(Random(0), 4, 5)
+    ticket = session.submit(batch)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(Cuda, "select", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ticket.result()
+    assert (ticket.result() == expected(onnx, batch)).all()
     session.close()
 
 
@@ -498,8 +525,8 @@ BUGS: dict[str, tuple[str, str, str]] = {
     ),
     "events are not destroyed": (
         "cuda",
-        '0), "cudaEventDestroy")',
-        '0), "cudaSetDevice")',
+        'flags), "cudaEventDestroy")',
+        'flags), "cudaSetDevice")',
     ),
     "errors are not looked at": (
         "cuda",
@@ -575,9 +602,9 @@ def survives(onnx: Path, code: Code) -> bool:
 
 @pytest.mark.parametrize("name", BUGS)
 def test_a_planted_bug_is_found(onnx: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)  # of sessions that the bug left behind
     found = not survives(onnx, with_bug(*BUGS[name]))
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
-    gc.collect()  # what the bug left behind
+    gc.collect()
     assert found
 
 

@@ -432,7 +432,7 @@ def test_any_number_of_kills_loses_at_most_the_interval(tmp_path: Path, monkeypa
     reached, kills = 0, 0
     while reached < 400:
         reported = killed.kill(reached + chance.randrange(1, 60), delay=chance.random() / 50)
-        assert not reached or reported[0] == reached  # where it went on is what was saved last
+        assert not reached or reached <= reported[0] <= reached + 3  # killed perhaps after a save, before its report
         reached, kills = reported[-1], kills + 1
     assert kills > 5
     killed.finish(monkeypatch)
