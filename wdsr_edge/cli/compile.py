@@ -28,7 +28,7 @@ def run(
     model: BundleArgument,
     target: Annotated[list[str], typer.Option(help="Device to compile for, such as rtx-4090; may be repeated.")],
     precision: Annotated[
-        list[str] | None, typer.Option(help="fp32, fp16 or int8; may be repeated. [all that the bundle has]")
+        list[str] | None, typer.Option(help=r"fp32, fp16 or int8; may be repeated. \[all that the bundle has]")
     ] = None,
     size: Annotated[
         list[str] | None, typer.Option(help="LR frame of a camera mode, WIDTHxHEIGHT; may be repeated. [480x270]")
@@ -39,7 +39,7 @@ def run(
     portrait: Annotated[bool, typer.Option("--portrait", help="Take each size on its side as well.")] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the engines.")] = Path("engines"),
     workspace: Annotated[
-        int | None, typer.Option(help="MiB for kernels, and with TensorRT for RTX for activations. [no limit]")
+        int | None, typer.Option(help=r"MiB for kernels, and with TensorRT for RTX for activations. \[no limit]")
     ] = None,
     optimization: Annotated[int, typer.Option(help="How long to look for fast kernels, 0 to 5.")] = 3,
     aux_streams: Annotated[int | None, typer.Option(help="Streams for kernels beside the engine's own.")] = None,
@@ -49,7 +49,7 @@ def run(
 ) -> None:
     """Compile a bundle's graphs for another machine, with no GPU at hand, and check what each layer computes in.
 
-    TensorRT for RTX does that for GeForce and most server GPUs. A Jetson and an H100 compile for themselves: for them,
+    TensorRT for RTX does that for GeForce and most server GPUs. For a Jetson or an H100, which compile for themselves,
     this prints what to run there. An engine is native code: load only what you have compiled.
     """
     from ..backends.engine_config import EngineConfig

@@ -42,22 +42,22 @@ def run(
     patch: Annotated[int | None, typer.Option(help="LR pixels a side of a patch. [48]")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="[1e-3 with weight norm, else 1e-4]")] = None,
     beta2: Annotated[float | None, typer.Option(help="Adam's decay of squared gradients. [0.999]")] = None,
-    schedule: Annotated[str | None, typer.Option(help="step (halved) or cosine. [step]")] = None,
+    schedule: Annotated[str | None, typer.Option(help=r"step (halved) or cosine. \[step]")] = None,
     halve_every: Annotated[int | None, typer.Option(help="Steps between halvings of the rate. [200000]")] = None,
     warmup: Annotated[int | None, typer.Option(help="Steps over which the rate rises from 0. [0]")] = None,
-    loss: Annotated[str | None, typer.Option(help="l1, l2 or charbonnier. [l1]")] = None,
+    loss: Annotated[str | None, typer.Option(help=r"l1, l2 or charbonnier. \[l1]")] = None,
     ema: Annotated[float | None, typer.Option(help="Decay of averaged weights; 0: none. [0]")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest gradient norm; 0: any. [0]")] = None,
     quantize: Annotated[
-        bool | None, typer.Option(help="Train the --start model as INT8 computes it, with its scales. [off]")
+        bool | None, typer.Option(help=r"Train the --start model as INT8 computes it, with its scales. \[off]")
     ] = None,
     distillation: Annotated[float | None, typer.Option(help="The teacher's share of the loss. [0.5]")] = None,
     amp: Annotated[
-        str | None, typer.Option(help="auto, off, bfloat16 or float16. [auto: on on a GPU, off on a CPU]")
+        str | None, typer.Option(help=r"auto, off, bfloat16 or float16. \[auto: on on a GPU, off on a CPU]")
     ] = None,
     amp_share: Annotated[float | None, typer.Option(help="Share of steps, from the start, in AMP. [1]")] = None,
-    channels_last: Annotated[bool | None, typer.Option(help="NHWC activations. [on]")] = None,
-    compile: Annotated[bool | None, typer.Option(help="Run through torch.compile. [off]")] = None,
+    channels_last: Annotated[bool | None, typer.Option(help=r"NHWC activations. \[on]")] = None,
+    compile: Annotated[bool | None, typer.Option(help=r"Run through torch.compile. \[off]")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that cut patches. [4 on a GPU, else 0]")] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between saved states. [1000]")] = None,
     validate_every: Annotated[int | None, typer.Option(help="Steps between validations. [5000]")] = None,
@@ -65,7 +65,7 @@ def run(
     cache: Annotated[
         str | None, typer.Option(help="Folder for decoded images; default: in the user's cache folder.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [auto]")] = None,
+    device: Annotated[str | None, typer.Option(help=r"auto, cpu, cuda or cuda:N. \[auto]")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Train a network on a folder of images; a run that was stopped goes on from its last saved state.

@@ -43,6 +43,14 @@ def test_help_names_every_command() -> None:
     assert wdsr_edge("upscale", "--help").returncode == 0
 
 
+def test_help_shows_defaults_in_brackets() -> None:
+    """Which are markup, unless they are escaped."""
+    shown = wdsr_edge("train", "--help").stdout
+    for default in ("[step]", "[l1]", "[auto]", "[600000]"):
+        assert default in shown
+    assert "[no limit]" in wdsr_edge("compile", "--help").stdout
+
+
 def test_version() -> None:
     done = wdsr_edge("--version")
     assert (done.returncode, done.stdout.count(".")) == (0, 2)
