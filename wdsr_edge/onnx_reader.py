@@ -21,7 +21,8 @@ OPERATORS = frozenset(
 
 _UINT8, _FLOAT = 2, 1
 _DTYPES = {_UINT8: "uint8", _FLOAT: "float32"}
-_KERNELS: Mapping[int, Literal["fp32", "fp16", "int8"]] = {_FLOAT: "fp32", 10: "fp16", 3: "int8"}
+_Kernel = Literal["fp32", "fp16", "int8"]
+_KERNELS: Mapping[int, _Kernel] = {_FLOAT: "fp32", 10: "fp16", 3: "int8"}
 _Value = int | bytes | None
 _Field = tuple[int, _Value]
 TensorInfo = tuple[str, tuple[int | str, ...]]
@@ -52,7 +53,7 @@ def read_onnx(data: bytes) -> OnnxSummary:
         raise BundleError(f"not a readable ONNX file ({error})") from error
 
 
-def conv_precisions(data: bytes) -> dict[str, Literal["fp32", "fp16", "int8"]]:
+def conv_precisions(data: bytes) -> dict[str, _Kernel]:
     """The precision that each convolution asks for by the type of its kernel, by name; of a file that was checked.
 
     A kernel is a constant, or the codes in front of a DequantizeLinear. Raises BundleError for any other.

@@ -22,8 +22,9 @@ from typing import Any
 
 from .._errors import BackendError, InputError, MissingExtraError, WdsrError
 from ._cuda import Cuda
-from .engine_build import Built, OnProgress, build, open_library
+from .engine_build import Built, OnProgress, build
 from .engine_config import EngineConfig, Library
+from .tensorrt_library import open_library
 
 _ERRORS: dict[str, type[WdsrError]] = {kind.__name__: kind for kind in (BackendError, InputError, MissingExtraError)}
 

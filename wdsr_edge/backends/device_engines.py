@@ -12,9 +12,10 @@ from ..bundle import Precision
 from ._cuda import Cuda
 from .audit import audit
 from .build_process import build_apart
-from .engine_build import Built, check_config, version_of
+from .engine_build import Built, check_config
 from .engine_cache import Builder, EngineCache
 from .engine_config import EngineConfig, Library, Profile, Shape
+from .tensorrt_library import version_of
 
 _LOG = logging.getLogger("wdsr_edge")
 

@@ -6,24 +6,15 @@ torch nor onnx, for it runs on the device. ``build_process`` runs it in a proces
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from .._errors import BackendError, InputError, require
+from .._errors import BackendError, InputError
 from .engine_config import EngineConfig, Hardware, Library, Tiling
-
-MODULES: dict[Library, tuple[str, ...]] = {
-    "tensorrt": ("tensorrt",),
-    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
-}
-"""Under which names each library may be installed, the first that is found."""
-
-OLDEST: dict[Library, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 7)}
-"""What the strongly typed path needs."""
+from .tensorrt_library import make_log, version_of
 
 _TILING: dict[Tiling, str] = {"none": "NONE", "fast": "FAST", "moderate": "MODERATE", "full": "FULL"}
 _HARDWARE: dict[Hardware, str] = {
@@ -48,24 +39,6 @@ class Built:
     """What was measured of kernels, for the next build on this GPU."""
     seconds: float
     """What it took."""
-
-
-def open_library(library: Library) -> ModuleType:
-    """The Python module of ``library``; MissingExtraError if it is not installed, BackendError if it is too old."""
-    specs = {name: importlib.util.find_spec(name) for name in MODULES[library]}
-    names = [name for name, spec in specs.items() if spec is not None and spec.origin is not None]  # not a bare folder
-    trt = require((names or MODULES[library])[0], library)
-    found = version_of(trt)
-    if found < OLDEST[library]:
-        least = ".".join(map(str, OLDEST[library]))
-        raise BackendError(f"{library} {trt.__version__} is too old: this needs {least} or later (JetPack 6 has 10.3)")
-    return trt
-
-
-def version_of(trt: ModuleType) -> tuple[int, int]:
-    """Major and minor version."""
-    major, minor = str(trt.__version__).split(".")[:2]
-    return int(major), int(minor)
 
 
 def check_config(library: Library, version: tuple[int, int], config: EngineConfig, precision: str) -> None:
@@ -109,7 +82,7 @@ def build(
     """
     check_config(library, version_of(trt), config, precision)
     start = time.monotonic()
-    log = _make_log(trt)
+    log = make_log(trt)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
@@ -199,23 +172,6 @@ def _inspect(trt: ModuleType, log: Any, engine: bytes) -> str:
         raise BackendError(f"the engine cannot be loaded on this GPU: {log.fault or 'TensorRT did not say why'}")
     found: str = loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     return found
-
-
-def _make_log(trt: ModuleType) -> Any:
-    """A logger that keeps the last fault, and the list of layers that a builder logs when it is verbose."""
-
-    class Log(trt.ILogger):  # type: ignore[misc,name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.fault = self.layers = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.fault = " ".join(message.split())[:500]
-            elif message.startswith("Layers:\n"):
-                self.layers = message
-
-    return Log()
 
 
 def _make_monitor(trt: ModuleType, on_progress: OnProgress) -> Any:

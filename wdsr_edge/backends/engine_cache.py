@@ -90,7 +90,8 @@ class EngineCache:
         Processes that ask for the same at once build once; the others wait. What cannot be kept is given all the same.
         Raises what ``build`` raises.
         """
-        request = {"onnx": hashlib.sha256(onnx).hexdigest(), "precision": precision, "config": config.as_dict()}
+        options = json.loads(json.dumps(config.as_dict()))  # as it comes back from a file
+        request = {"onnx": hashlib.sha256(onnx).hexdigest(), "precision": precision, "config": options}
         made_by = vars(builder)
         path = self.folder / f"{_digest(request)}-{_digest(made_by)}"
         with self._locked(path.name):
@@ -126,7 +127,7 @@ class EngineCache:
             entry = json.loads((path / ENTRY).read_text(encoding="utf-8"))
             engine, layers = (path / ENGINE).read_bytes(), (path / LAYERS).read_bytes()
             sums = {name: hashlib.sha256(data).hexdigest() for name, data in ((ENGINE, engine), (LAYERS, layers))}
-            if entry["sha256"] != sums or entry["request"] != _plain(request) or entry["builder"] != _plain(made_by):
+            if entry["sha256"] != sums or entry["request"] != request or entry["builder"] != made_by:
                 return "what lay in the cache is damaged"
             os.utime(path / ENTRY)
             return Cached(engine, layers.decode(), "")
@@ -138,7 +139,7 @@ class EngineCache:
         for other in reversed(self.entries()):
             try:
                 entry = json.loads((other / ENTRY).read_text(encoding="utf-8"))
-                if entry["request"] == _plain(request):
+                if entry["request"] == request:
                     changes = [
                         f"{name} was {entry['builder'][name]}"
                         for name in made_by
@@ -182,8 +183,3 @@ class EngineCache:
 
 def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def _plain(values: Mapping[str, Any]) -> Any:
-    """``values`` as they come back from JSON."""
-    return json.loads(json.dumps(values))

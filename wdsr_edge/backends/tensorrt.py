@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from .._errors import BackendError
 from ._cuda import Cuda, Resources
 from .engine_config import Library
+from .tensorrt_library import make_log
 
 SLOTS = 2
 SHAPES = 4
@@ -102,7 +103,7 @@ class TensorRtSession:
         self._engines: dict[bytes, Any] = {}
         self._fault = ""
         self._closed = False
-        self._log = _make_log(trt)
+        self._log = make_log(trt)
         self._runtime = trt.Runtime(self._log)
 
     def run(self, batch: Batch) -> Batch:
@@ -347,18 +348,3 @@ def _profile_of(engine: Any, name: str, shape: tuple[int, ...]) -> int:
         if all(low <= side <= high for low, side, high in zip(least, shape, most, strict=True)):
             return index
     raise BackendError(f"the engine does not take {shape}: compile one that does")
-
-
-def _make_log(trt: ModuleType) -> Any:
-    """A logger that keeps the last fault."""
-
-    class Log(trt.ILogger):  # type: ignore[misc,name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.fault = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.fault = " ".join(message.split())[:500]
-
-    return Log()

@@ -120,12 +120,13 @@ def _compile(bundle: Bundle, kind: Precision, device: Target, config: EngineConf
     """Build, audit, and write the engine with what it is; nothing is written if the audit fails."""
     from ..backends.audit import audit
     from ..backends.build_process import build_apart
-    from ..backends.engine_build import open_library
+    from ..backends.tensorrt_library import open_library
 
     onnx = bundle.onnx(kind)
     version = open_library(device.library).__version__
     shapes = "_".join(map(str, config.profiles))
-    request = json_module.dumps([hashlib.sha256(onnx).hexdigest(), config.as_dict()])
+    onnx_sha256 = hashlib.sha256(onnx).hexdigest()
+    request = json_module.dumps([onnx_sha256, config.as_dict()])
     identity = hashlib.sha256(request.encode()).hexdigest()[:8]
     path = folder / f"{bundle.name}-{kind}-{shapes}-{device.name}-{device.library}-{version}-{identity}.engine"
     if len(path.name) > 200:
@@ -143,7 +144,7 @@ def _compile(bundle: Bundle, kind: Precision, device: Target, config: EngineConf
             on_retry=lambda reason: say(f"{what}: {reason}"),
         )
     found = audit(onnx, built.layers, len(config.profiles))
-    entry = _entry(kind, device, config, built, found) | {"onnx_sha256": hashlib.sha256(onnx).hexdigest()}
+    entry = _entry(kind, device, config, built, found) | {"onnx_sha256": onnx_sha256}
     if found.passed:
         entry["engine"] = str(_write(path, built, entry | {"library": f"{device.library} {version}"}))
     return entry

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.simulated_cuda import Device, SimulatedTensorRT
+from tests.simulated_cuda import Device
+from tests.simulated_tensorrt import SimulatedTensorRT
 from tests.wdsr_edge.backends.test_audit import CONVS, dump
 from wdsr_edge import BackendError, Bundle, InputError
 from wdsr_edge.backends._cuda import Cuda

@@ -11,8 +11,9 @@ import pytest
 
 from tests.tensorrt_standin import API, RELEASES, StandIn, calls, members, settings
 from wdsr_edge import BackendError, InputError
-from wdsr_edge.backends.engine_build import OLDEST, Built, build, check_config, open_library, version_of
+from wdsr_edge.backends.engine_build import Built, build, check_config
 from wdsr_edge.backends.engine_config import EngineConfig, Library, Profile, Shape
+from wdsr_edge.backends.tensorrt_library import OLDEST, open_library, version_of
 
 FULL = ("10.3.0", "10.13.0", "10.16.1", "11.0.0", "11.4.0")
 CAMERA = Profile.static(270, 480)

@@ -1,126 +1,25 @@
-"""The session on a simulated GPU: thousands of schedules, every failure, and planted bugs that must be found."""
+"""The session on a simulated GPU: thousands of schedules, and every failure."""
 
 from __future__ import annotations
 
 import gc
-import json
 import logging
-import sys
 import threading
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from tests.simulated_cuda import Device, Fault, SimulatedTensorRT, _session
-from tests.strategies import trained_like
-from tests.tensorrt_standin import RELEASES
+from tests.simulated_cuda import Device, Fault
+from tests.simulated_tensorrt import SimulatedTensorRT
+from tests.wdsr_edge.backends.schedules import SIZES, empty, engine, expected, frame, opened, schedule
 from wdsr_edge import BackendError
-from wdsr_edge.backends import _cuda, tensorrt
 from wdsr_edge.backends._cuda import Cuda
-from wdsr_edge.backends.tensorrt import TensorRtSession
-from wdsr_edge.config import ModelConfig
-from wdsr_export import export_onnx
 
-Frame = NDArray[np.uint8]
-SIZES = ((4, 5), (6, 3), (5, 5), (3, 7), (7, 4), (4, 4))
-
-
-class Code(NamedTuple):
-    """The modules under test, as they are or with a bug."""
-
-    cuda: Any
-    session: Any
-
-
-OURS = Code(_cuda, tensorrt)
-
-
-@pytest.fixture(scope="module")
-def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("engine") / "m.onnx"
-    export_onnx(trained_like(ModelConfig.from_name("wdsr-b-1x8-x2")), path)
-    return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_collection() -> Iterator[None]:
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-def engine(onnx: Path, *profiles: Any) -> bytes:
-    found = profiles or [((1, 1, 1, 3), (1, 4, 4, 3), (1, 9, 9, 3))]
-    return json.dumps({"onnx": str(onnx), "scale": 2, "profiles": found}).encode()
-
-
-def expected(onnx: Path, frame: Frame) -> Frame:
-    found: Frame = _session(str(onnx)).run(None, {"lr": frame})[0]
-    return found
-
-
-def frame(random: Random, height: int, width: int) -> Frame:
-    return np.frombuffer(random.randbytes(3 * height * width), np.uint8).reshape(1, height, width, 3).copy()
-
-
-def opened(device: Device, onnx: Path, release: str = "11.4.0", code: Code = OURS, **options: Any) -> TensorRtSession:
-    trt = options.pop("trt", None) or SimulatedTensorRT(release, device)
-    data = options.pop("engine", engine(onnx))
-    library = "tensorrt-rtx" if release.startswith("rtx") else "tensorrt"
-    found: TensorRtSession = code.session.TensorRtSession(
-        library, trt, code.cuda.Cuda(0, device), lambda shape: data, **options
-    )
-    return found
-
-
-def empty(device: Device) -> None:
-    gc.collect()
-    device.check_empty()
-
-
-def schedule(onnx: Path, seed: int, code: Code = OURS) -> None:
-    """Some frames of some shapes, taken and given in some order, on a GPU that works in some order."""
-    random = Random(seed)
-    chooses = (random.randrange, lambda n: 0, lambda n: n - 1)
-    device = Device(chooses[min(random.randrange(6), 2)], integrated=random.random() < 0.25)
-    session = opened(
-        device,
-        onnx,
-        random.choice(RELEASES),
-        code,
-        slots=random.choice((1, 2, 2, 3)),
-        graphs=random.random() < 0.75,
-    )
-    waiting: list[tuple[Any, Frame]] = []
-    done: list[tuple[Frame, Frame]] = []
-    sizes = SIZES[: random.choice((1, 2, len(SIZES)))]
-    for _ in range(random.randrange(1, 14)):
-        if random.random() < 0.65 or not waiting:
-            batch = frame(random, *random.choice(sizes))
-            wanted = expected(onnx, batch)
-            waiting.append((session.submit(batch), wanted))
-            batch[:] = 0
-        else:
-            ticket, wanted = waiting.pop(random.randrange(len(waiting)))
-            done.append((ticket.result(), wanted))
-            assert ticket.timing.compute_ms > 0
-    if random.random() < 0.5:
-        session.close()
-    done += [(ticket.result(), wanted) for ticket, wanted in waiting]
-    session.close()
-    for found, wanted in done:
-        assert found.flags.owndata
-        assert (found == wanted).all()
-    del session
-    waiting.clear()
-    empty(device)
+pytestmark = pytest.mark.usefixtures("quick_collection")
 
 
 @pytest.mark.parametrize("part", range(10))
@@ -369,7 +268,7 @@ def test_what_a_gpu_is() -> None:
     assert shared.free_memory() > 1 << 20, "what the system can make free"
 
 
-def test_threads_share_a_session(onnx: Path) -> None:
+def test_threads_share_asession_of(onnx: Path) -> None:
     """The stand-in itself takes one call at a time; what is tested is that no thread gets another's frame."""
     lock = threading.RLock()
 
@@ -403,210 +302,3 @@ def test_threads_share_a_session(onnx: Path) -> None:
         thread.join()
     session.close()
     assert not wrong
-
-
-BUGS: dict[str, tuple[str, str, str]] = {
-    "a result is read before its download": (
-        "session",
-        'self._cuda.call("cudaEventSynchronize", self._downloaded)',
-        "pass",
-    ),
-    "a result is read when it is computed": (
-        "session",
-        '"cudaEventSynchronize", self._downloaded)',
-        '"cudaEventSynchronize", self._computed)',
-    ),
-    "a slot is taken before its frame was fetched": (
-        "session",
-        ("            self._ticket.settle()\n        self._host_lr"),
-        ("            pass\n        self._host_lr"),
-    ),
-    "a result is the pinned memory itself": (
-        "session",
-        ".reshape(self._shape).copy()",
-        ".reshape(self._shape)",
-    ),
-    "two slots share an execution context": (
-        "session",
-        ("for _ in range(self._slots):\n            context = engine.create_execution_context()"),
-        ("context = engine.create_execution_context()\n        for _ in range(self._slots):"),
-    ),
-    "the upload comes after the computing": (
-        "session",
-        (
-            '        self._copy(self._lr, self._host_lr, "cudaMemcpyHostToDevice")\n'
-            "        self._record(self._uploaded)\n"
-            "        if self._graph is None:\n"
-            "            self._context.enqueue(self._stream)\n"
-            "        else:\n"
-            '            self._cuda.call("cudaGraphLaunch", self._graph, self._stream)\n'
-        ),
-        (
-            "        self._record(self._uploaded)\n"
-            "        if self._graph is None:\n"
-            "            self._context.enqueue(self._stream)\n"
-            "        else:\n"
-            '            self._cuda.call("cudaGraphLaunch", self._graph, self._stream)\n'
-            '        self._copy(self._lr, self._host_lr, "cudaMemcpyHostToDevice")\n'
-        ),
-    ),
-    "a capture before the first run": (
-        "session",
-        (
-            "self._context.enqueue(self._stream)\n"
-            '        self._cuda.call("cudaStreamSynchronize", self._stream)\n'
-            "        if not graph"
-        ),
-        "if not graph",
-    ),
-    "no wait between the first run and the capture": (
-        "session",
-        ('        self._cuda.call("cudaStreamSynchronize", self._stream)\n        if not graph'),
-        "        if not graph",
-    ),
-    "a slot is closed under work": (
-        "session",
-        (
-            "            self._ticket.settle()\n"
-            "        try:\n"
-            '            self._cuda.call("cudaStreamSynchronize", self._stream)'
-        ),
-        ("            pass\n        try:\n            pass"),
-    ),
-    "half of the output is downloaded": (
-        "session",
-        "addresses, size, way",
-        "addresses, size // 2, way",
-    ),
-    "a copy in the wrong direction": (
-        "session",
-        'self._copy(self._host_sr, self._sr, "cudaMemcpyDeviceToHost")',
-        'self._copy(self._host_sr, self._sr, "cudaMemcpyHostToDevice")',
-    ),
-    "shared memory is copied": (
-        "session",
-        ("        if self._cuda.integrated:\n            return\n"),
-        "",
-    ),
-    "input and output share memory": (
-        "session",
-        "(context.sr, self._sr)):",
-        "(context.sr, self._lr)):",
-    ),
-    "too little memory for the output": (
-        "session",
-        "size = int(np.prod(shape)) * batch.itemsize",
-        "size = batch.nbytes",
-    ),
-    "the first profile is taken for all": (
-        "session",
-        "if all(low <= side <= high for",
-        "if all(True for",
-    ),
-    "memory is not freed": (
-        "cuda",
-        '"cudaMalloc", size), "cudaFree")',
-        '"cudaMalloc", size), "cudaGetDeviceCount")',
-    ),
-    "pinned memory is freed as the GPU's": (
-        "cuda",
-        '"cudaFreeHost"',
-        '"cudaFree"',
-    ),
-    "a captured graph is not destroyed": (
-        "cuda",
-        'self._release("cudaGraphDestroy", captured[0])',
-        "pass",
-    ),
-    "a capture that other threads can spoil": (
-        "cuda",
-        "cudaStreamCaptureModeThreadLocal",
-        "cudaStreamCaptureModeGlobal",
-    ),
-    "events are not destroyed": (
-        "cuda",
-        'flags), "cudaEventDestroy")',
-        'flags), "cudaSetDevice")',
-    ),
-    "errors are not looked at": (
-        "cuda",
-        "if int(error) != 0:",
-        "if False:",
-    ),
-    "the address on the host is given to the GPU": (
-        "cuda",
-        'seen = int(self.cuda.call("cudaHostGetDevicePointer", pointer, 0))',
-        "seen = int(pointer) + 1",
-    ),
-    "engines are freed before contexts": (
-        "session",
-        (
-            "            for shape in self._shapes.values():\n"
-            "                shape.close()\n"
-            "            self._shapes.clear()\n"
-        ),
-        "            self._shapes.clear()\n",
-    ),
-}
-"""What is wrong, in which module, what stands there, and what the bug puts in its place."""
-
-
-def with_bug(module: str, good: str, bad: str) -> Code:
-    """The two modules, with ``bad`` in place of ``good`` in one of them."""
-    found: dict[str, types.ModuleType] = {}
-    for name, original in (("cuda", _cuda), ("session", tensorrt)):
-        source = Path(str(original.__file__)).read_text()
-        if name == module:
-            assert source.count(good) == 1, f"{source.count(good)} places for this bug"
-            source = source.replace(good, bad)
-        made = types.ModuleType(str(original.__name__))
-        made.__dict__.update(__package__="wdsr_edge.backends", __file__=original.__file__)
-        if name == "session":
-            source = source.replace("from ._cuda import Cuda, Resources", "")
-            made.__dict__.update(Cuda=found["cuda"].Cuda, Resources=found["cuda"].Resources)
-        exec(compile(source, str(original.__file__), "exec"), made.__dict__)
-        found[name] = made
-    return Code(found["cuda"], found["session"])
-
-
-def profiles_matter(onnx: Path, code: Code) -> None:
-    device = Device(lambda n: n - 1)
-    session = opened(device, onnx, code=code, engine=engine(onnx, ((1, 4, 5, 3),) * 3, ((1, 5, 4, 3),) * 3))
-    for size in ((4, 5), (5, 4)):
-        batch = frame(Random(0), *size)
-        assert (session.run(batch) == expected(onnx, batch)).all()
-    session.close()
-    empty(device)
-
-
-def errors_matter(onnx: Path, code: Code) -> None:
-    device = Device(lambda n: n - 1)
-    session = opened(device, onnx, code=code)
-    device.fail["cudaMemcpyAsync"] = 5
-    session.run(frame(Random(0), 4, 5))
-    with pytest.raises(BackendError):
-        session.run(frame(Random(0), 4, 5))
-
-
-def survives(onnx: Path, code: Code) -> bool:
-    """Whether nothing is found to be wrong with ``code``."""
-    try:
-        profiles_matter(onnx, code)
-        errors_matter(onnx, code)
-        for seed in range(300):
-            schedule(onnx, seed, code)
-    except (Exception, pytest.fail.Exception):
-        return False
-    return True
-
-
-@pytest.mark.parametrize("name", BUGS)
-def test_a_planted_bug_is_found(onnx: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)  # of sessions that the bug left behind
-    found = not survives(onnx, with_bug(*BUGS[name]))
-    gc.collect()
-    assert found
-
-
-def test_without_a_bug_the_same_passes(onnx: Path) -> None:
-    assert survives(onnx, with_bug("none", "", ""))
