@@ -5,17 +5,25 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT := out
 
-.PHONY: deploy test test-slow benchmark lint types package ci clean
+# What runs on this GPU, for test-gpu: tensorrt, tensorrt-rtx, jetson or onnxruntime-gpu.
+GPU ?= tensorrt
+comma := ,
+
+.PHONY: deploy test test-slow test-gpu benchmark lint types package ci clean
 
 deploy: $(VENV)/installed-deploy
 	$(BIN)/wdsr-edge deploy wdsr-b-3x32-x2 --output $(OUT)/wdsr-b-3x32-x2
 	$(BIN)/wdsr-edge upscale wdsr_edge/photos/coffee.png --model $(OUT)/wdsr-b-3x32-x2 --output $(OUT)/coffee_x2.png
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not gpu"
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-gpu: $(VENV)/installed-gpu-$(GPU)
+	$(BIN)/python -m pytest tests/gpu -m gpu --timeout 3600
+	$(BIN)/wdsr-edge doctor --self-test --output $(OUT)/self-test.json
 
 benchmark: $(VENV)/installed-dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-sort=name --benchmark-columns=min,median,max,rounds
@@ -40,6 +48,13 @@ clean:
 $(VENV)/installed-deploy: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable '.[export,onnxruntime,openvino]'
+	touch $@
+
+# On a Jetson TensorRT comes with JetPack, so that the environment must see the system's packages.
+$(VENV)/installed-gpu-$(GPU): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(if $(filter jetson,$(GPU)),--system-site-packages) $(VENV)
+	$(INSTALL) --editable '.[$(GPU)$(if $(filter onnxruntime-gpu,$(GPU)),,$(comma)onnxruntime)]' \
+		'pytest>=8.3' 'pytest-timeout>=2.3' 'hypothesis>=6.100'
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt

@@ -16,9 +16,9 @@ class Done(NamedTuple):
     stderr: str
 
 
-def wdsr_edge(*arguments: str | Path, cwd: Path | None = None) -> Done:
+def wdsr_edge(*arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> Done:
     command = [sys.executable, "-m", "wdsr_edge", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False)
     return Done(done.returncode, done.stdout, done.stderr)
 
 

@@ -28,7 +28,7 @@ def test_readme_names_every_command() -> None:
 
 def test_readme_make_targets_and_files_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"make (\w+)", README)) - {"on"}:
+    for target in set(re.findall(r"make ([\w-]+)", README)) - {"on"}:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for link in re.findall(r"\]\(([\w./-]+)\)", README):
         assert (ROOT / link).exists(), link
@@ -36,7 +36,7 @@ def test_readme_make_targets_and_files_exist() -> None:
 
 def test_readme_extras_exist() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    for extra in ",".join(re.findall(r"wdsr-edge\[([\w,]+)\]", README)).split(","):
+    for extra in ",".join(re.findall(r"(?:wdsr-edge|'\.)\[([\w,-]+)\]", README)).split(","):
         assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
 
 
@@ -47,9 +47,9 @@ def test_changelog_has_this_version() -> None:
 def test_every_error_names_an_extra_that_exists() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     sources = [path for folder in ("wdsr_edge", "export", "calibration") for path in (ROOT / folder).rglob("*.py")]
-    found = {name for path in sources for name in re.findall(r"wdsr-edge\[(\w+)\]", path.read_text(encoding="utf-8"))}
+    found = {name for path in sources for name in re.findall(r"wdsr-edge\[([\w-]+)\]", path.read_text(encoding="utf-8"))}
     found |= {
-        name for path in sources for name in re.findall(r'require\("\w+", "(\w+)"\)', path.read_text(encoding="utf-8"))
+        name for path in sources for name in re.findall(r'require\("[\w.]+", "([\w-]+)"\)', path.read_text(encoding="utf-8"))
     }
     assert found >= {"onnxruntime", "export", "train", "image16"}
     for extra in found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -65,6 +66,25 @@ def check_folder(path: Path, *, keep: bool = True) -> None:
     shutil.rmtree(_scratch(path, ".check.", path))
     if gone:
         path.rmdir()
+
+
+def private_folder(path: str | os.PathLike[str]) -> Path:
+    """Folder ``path``, made if need be, for engines: native code, which its owner alone may read and write.
+
+    Raises InputError if it cannot be had for its owner alone.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if found.st_uid != os.getuid():
+            raise InputError(f"{folder} belongs to another user, who could put native code there: name another")
+        if stat.S_IMODE(found.st_mode) & 0o022 and any(folder.iterdir()):
+            raise InputError(f"others can write to {folder}, perhaps native code: remove what is in it")
+        folder.chmod(0o700)
+    except OSError as error:
+        raise InputError(f"cannot keep engines in {folder}: {error.strerror}") from error
+    return folder
 
 
 def user_cache() -> Path:

@@ -8,20 +8,31 @@ import os
 import platform
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ._errors import WdsrError
 from ._version import __version__
-from .backends import BUILT
+from .backends import BACKENDS, COMPILED, GpuOptions, has_gpu, is_installed, version
+from .backends._cuda import Cuda
+from .backends.engine_config import EngineConfig, Profile
 from .bundle import Bundle
+from .clocks import read_clocks
+from .comparison import Size
+from .first_run import FirstRun, first_run
 from .loading import find_bundle, zoo_names
+from .speed import choices
 
+_JETSON = "make the virtual environment with --system-site-packages and pip install 'wdsr-edge[jetson]'"
+_DESKTOP = "pip install 'wdsr-edge[tensorrt]' (GeForce: 'wdsr-edge[tensorrt-rtx]' as well)"
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 
 
 def examine() -> dict[str, Any]:
     """A JSON-ready report: versions, CPU, memory, board or GPU, engines, and advice in plain words."""
-    engines = {name: _engine(name) for name in ("onnxruntime", "tensorrt", "tensorrt_rtx", "openvino")}
+    engines = {backend: version(backend) if is_installed(backend) else None for backend in BACKENDS}
+    clocks = read_clocks()
     report = {
         "wdsr-edge": __version__,
         "python": platform.python_version(),
@@ -30,12 +41,21 @@ def examine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "board": _text("/proc/device-tree/model"),
         "gpus": _gpus(),
+        "cuda": _cuda(),
+        "power": {**asdict(clocks), "advice": clocks.advice},
         "engines": engines,
         "onnxruntime_providers": _providers() if engines["onnxruntime"] else {},
         "packages": {name: _version(name) for name in ("numpy", "pillow", "pyvips", "torch", "onnx")},
         "models": zoo_names(),
     }
     return {**report, "advice": _advice(report)}
+
+
+def try_model(name: str, size: Size, gpu: GpuOptions, seconds: float = 1.0) -> FirstRun:
+    """One model in every engine and precision here, on frames of one size (LR height, width)."""
+    bundle = Bundle.load(find_bundle(name))
+    config = EngineConfig((Profile.static(*size),))
+    return first_run(bundle, choices(bundle), [config], gpu=gpu, seconds=seconds)
 
 
 def _cpu() -> dict[str, Any]:
@@ -69,12 +89,14 @@ def _gpus() -> list[str]:
     return found.stdout.strip().splitlines()
 
 
-def _engine(module: str) -> str | None:
-    """Version of an installed engine, None if it is not there."""
-    if importlib.util.find_spec(module) is None:
-        return None
-    names = importlib.metadata.packages_distributions().get(module, [])
-    return f"{names[0]} {_version(names[0])}" if names else "installed, of unknown version"
+def _cuda() -> str:
+    """The GPU as CUDA has it, or why there is none."""
+    try:
+        gpu = Cuda()
+    except WdsrError as error:
+        return str(error)
+    kind = "shares the CPU's memory" if gpu.integrated else "memory of its own"
+    return f"{gpu.name}, compute capability {gpu.sm // 10}.{gpu.sm % 10}, {gpu.memory / 2**30:.1f} GiB, {kind}"
 
 
 def _version(name: str) -> str | None:
@@ -109,10 +131,14 @@ def _providers() -> dict[str, str]:
 
 def _advice(report: dict[str, Any]) -> list[str]:
     advice = []
-    if not any(report["engines"][backend] for backend in BUILT):
-        advice.append("no engine that this version can use: pip install 'wdsr-edge[onnxruntime]'")
-    if report["gpus"] or "jetson" in (report["board"] or "").lower():
-        advice.append(f"a GPU is here, but this version runs {', '.join(BUILT)} on the CPU only")
+    engines, jetson = report["engines"], "jetson" in (report["board"] or "").lower()
+    if not any(engines.values()):
+        advice.append("no engine is installed: pip install 'wdsr-edge[onnxruntime]'")
+    if has_gpu() and not any(engines[backend] for backend in COMPILED):
+        advice.append(f"a GPU is here without TensorRT: {_JETSON if jetson else _DESKTOP}")
+    if has_gpu() and any(engines[backend] for backend in COMPILED):
+        advice.append("wdsr-edge compile MODEL readies a model for this GPU; doctor --self-test tries all of them")
+    advice += report["power"].pop("advice")
     if report["packages"]["pyvips"] is None:
         advice.append("16-bit RGB images are refused without pyvips: pip install 'wdsr-edge[image16]'")
     if report["packages"]["torch"] is None or report["packages"]["onnx"] is None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from ._errors import BundleError
 from .bundle import Bundle, Graph
-from .evaluation import Upscale
 from .metrics import Difference, difference
+
+if TYPE_CHECKING:
+    from .evaluation import Upscale
 
 
 @dataclass(frozen=True)
@@ -40,25 +42,29 @@ LEARNED = Gate(40.0, 255, 1.0)
 """What INT8 that a network has learned must reach, which has no budget: less is another picture."""
 
 EQUAL_DB = 60.0
-"""What counts as recorded for equal images, whose PSNR is infinite and null in a manifest."""
+"""What counts as recorded at most, for equal images as well, whose PSNR is infinite and null in a manifest.
+
+Beyond it only a value here and there is off by one level.
+"""
 
 SLACK_DB = 1.0
-"""What an INT8 graph may be worse than its bundle records, dB: engines round and accumulate differently."""
+"""What a graph may be worse than its bundle records, dB: engines round and accumulate differently."""
 
 
 def golden_gate(graph: Graph, manifest: Mapping[str, Any]) -> Gate:
-    """What a bundle's graph must reach on the golden frame; of INT8, what the manifest records, less SLACK_DB.
+    """What a bundle's graph must reach on the golden frame: what the manifest records, less SLACK_DB, and its gate.
 
     Of several engines that were recorded, the worst counts. Raises BundleError if nothing is recorded of an INT8 graph.
     """
-    if graph in GATES:
-        return GATES[graph]
+    gate = GATES.get(graph, ANY)
     try:
         figures = [found["golden_db"] for found in manifest["parity"][graph].values()]
-        recorded = min(EQUAL_DB if decibels is None else float(decibels) for decibels in figures)
+        recorded = min(EQUAL_DB if decibels is None else min(EQUAL_DB, float(decibels)) for decibels in figures)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if gate is not ANY:
+            return gate
         raise BundleError(f"the manifest records no golden_db of {graph}: calibrate the model again") from error
-    return Gate(recorded - SLACK_DB, 255, 1.0)
+    return replace(gate, least_db=max(gate.least_db, recorded - SLACK_DB))
 
 
 def check_golden(bundle: Bundle, graph: Graph, upscale: Upscale) -> tuple[Difference, bool]:

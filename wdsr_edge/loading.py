@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
-from ._errors import InputError
-from .backends import Backend, Session, open_session, resolve
+import numpy as np
+
+from ._errors import BackendError, InputError, MissingExtraError
+from .backends import (
+    BUILT_FOR_SHAPES,
+    COMPILED,
+    ON_CPU,
+    Backend,
+    GpuOptions,
+    Session,
+    check_backend,
+    installed,
+    open_session,
+)
+from .backends.device_engines import read_beside
 from .bundle import MANIFEST, Bundle, Precision
+from .self_test import golden_test
 from .speed import Choice, choices, fastest, graph_of
 from .super_resolver import SuperResolver, Tile
 
 ZOO = Path(__file__).parent / "zoo"
 ZOO_VARIABLE = "WDSR_EDGE_ZOO"
+
+_LOG = logging.getLogger("wdsr_edge")
 
 
 def load(
@@ -25,53 +44,131 @@ def load(
     tile: Tile = "auto",
     engine: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    allow_cpu: bool = False,
 ) -> SuperResolver:
     """A ready SuperResolver for a zoo model (``"wdsr-b-3x32-x2"``) or a bundle directory.
 
     A name is looked for in the folder that the environment variable WDSR_EDGE_ZOO names, then among the models that
     ship with the package; a path with a separator, or to an existing directory, is a bundle.
 
-    Where ``backend`` or ``precision`` is ``auto``, it is what ``wdsr-edge deploy`` or ``benchmark`` found fastest for
-    this bundle on this machine (kept in the user's cache, and only if it reproduced the golden frame); else the first
-    installed of onnxruntime and openvino, in FP32. INT8 takes the bundle's form for CPUs. ``tile``: core edge
-    in LR pixels, ``"auto"``, or None for whole frames. ``device`` picks a GPU and ``engine`` names a compiled engine:
-    engines on the CPU have neither, so they must be 0 and None there. ``cache_dir`` is where compiled engines are kept;
-    it is not used without any.
+    Where ``backend`` or ``precision`` is ``auto``, it is what ``wdsr-edge deploy``, ``compile`` or ``benchmark`` found
+    fastest for this bundle on this machine (kept in the user's cache, and only if it reproduced the golden frame); else
+    the first that opens of tensorrt, tensorrt-rtx, onnxruntime-cuda and onnxruntime-tensorrt, in FP16, onnxruntime and
+    openvino, in FP32. INT8 takes the form of the bundle that fits. ``tile``: core edge in LR pixels, ``"auto"``, or
+    None for whole frames.
+
+    ``device`` picks a GPU, as CUDA numbers them. An engine of TensorRT is compiled when a frame of a new size comes,
+    which may take minutes, proven on the golden frame, and kept in ``cache_dir``, the user's cache by default;
+    ``wdsr-edge compile`` does that beforehand. ``engine`` is a file with a compiled engine instead, for frames of the
+    sizes that it takes: native code, so name only one that you have compiled. ``allow_cpu`` lets ONNX Runtime leave to
+    the CPU what its GPU providers cannot do.
     Raises InputError for a bad argument or an unknown name, BundleError for a bundle that is damaged or hostile,
     BackendError or MissingExtraError if no engine takes it.
     """
     bundle = Bundle.load(find_bundle(path_or_name))
-    choice = choose(bundle, backend, precision)
-    if engine is not None or device != 0:
+    gpu = GpuOptions(
+        device,
+        None if cache_dir is None else Path(cache_dir),
+        None if engine is None else Path(engine),
+        allow_cpu=allow_cpu,
+    )
+    if gpu.engine is not None and precision == "auto":
+        precision = precision_of(gpu.engine)
+    found = candidates(bundle, backend, precision)
+    tried = [choice for choice in found if _fits(choice, gpu)]
+    if not tried:
         raise InputError(
-            f"backend {choice.backend} has no compiled engines and no devices: leave engine None and device 0"
+            f"backend {found[0].backend} has no compiled engines and no devices: leave engine None and device 0"
         )
-    return open_bundle(bundle, choice, tile=tile)
+    for choice in tried[:-1] if backend == "auto" else ():
+        try:
+            return open_bundle(bundle, choice, tile=tile, gpu=gpu)
+        except (BackendError, MissingExtraError) as error:
+            _LOG.warning("%s in %s is not used: %s", choice.backend, choice.precision, error)
+    return open_bundle(bundle, tried[-1 if backend == "auto" else 0], tile=tile, gpu=gpu)
 
 
-def choose(bundle: Bundle, backend: Backend, precision: Precision | Literal["auto"]) -> Choice:
-    """What ``load`` takes; InputError or BackendError if there is no such thing here."""
-    first = Choice(resolve(backend), "fp32" if precision == "auto" else precision)
-    graph = graph_of(first)
-    if graph not in bundle.graphs:
-        raise InputError(f"{bundle.path} holds no {graph}: it holds {', '.join(bundle.graphs) or 'no graph at all'}")
-    return fastest(bundle, choices(bundle, backend, precision)) or first
+def candidates(
+    bundle: Bundle, backend: Backend = "auto", precision: Precision | Literal["auto"] = "auto"
+) -> tuple[Choice, ...]:
+    """What ``load`` tries, best first; InputError or BackendError if there is no such thing."""
+    check_backend(backend)
+    among = choices(bundle, backend, precision)
+    best = fastest(bundle, among)
+    if among:
+        return (best, *(choice for choice in among if choice != best)) if best else among
+    engine = (installed() if backend == "auto" else [backend])[0]  # its package is missing, or its GPU: opening it says
+    choice = Choice(engine, precision if precision != "auto" else "fp32" if engine in ON_CPU else "fp16")
+    if graph_of(choice) not in bundle.graphs:
+        held = ", ".join(bundle.graphs) or "no graph at all"
+        raise InputError(f"{bundle.path} holds no {graph_of(choice)}: it holds {held}")
+    return (choice,)
 
 
-def open_bundle(bundle: Bundle, choice: Choice, *, tile: Tile = "auto") -> SuperResolver:
+def open_bundle(bundle: Bundle, choice: Choice, *, tile: Tile = "auto", gpu: GpuOptions | None = None) -> SuperResolver:
     """``bundle`` in one engine and precision that ``choices`` names."""
 
     def open_float_session() -> Session:
-        return open_session(choice.backend, bundle.onnx("fp32", "float32"))
+        onnx = bundle.onnx("fp32", "float32")
+        plain = dataclasses.replace(others, config=None)
+        return open_session(choice.backend, onnx, gpu=plain, self_test=golden_test(bundle, "fp32"))
 
+    gpu = gpu or GpuOptions()
+    others = dataclasses.replace(gpu, engine=None, on_report=lambda report: None)
+    session = _open(bundle, choice, gpu, passing=lambda shape: _passing(bundle, choice, others, shape))
+    fixed = choice.backend in BUILT_FOR_SHAPES and gpu.engine is None
     return SuperResolver(
-        open_session(choice.backend, bundle.onnx(graph_of(choice))),
+        session,
         bundle.config,
         open_float_session=open_float_session,
         backend=choice.backend,
         precision=choice.precision,
-        tile=tile,
+        tile=None if tile == "auto" and gpu.engine is not None else tile,
+        fixed_windows=fixed,
     )
+
+
+def _open(
+    bundle: Bundle,
+    choice: Choice,
+    gpu: GpuOptions,
+    passing: Callable[[tuple[int, ...]], Sequence[str]] = lambda shape: (),
+) -> Session:
+    graph = graph_of(choice)
+    test = golden_test(bundle, graph, passing)
+    return open_session(choice.backend, bundle.onnx(graph), choice.precision, gpu=gpu, self_test=test)
+
+
+def _passing(bundle: Bundle, failed: Choice, gpu: GpuOptions, shape: tuple[int, ...]) -> list[str]:
+    """The other precisions whose engines for batches of ``shape`` pass the self-test, the fastest kind first."""
+    found: list[str] = []
+    for choice in choices(bundle, failed.backend):
+        if choice.precision != failed.precision:
+            session = _open(bundle, choice, gpu)
+            try:
+                session.run(np.zeros(shape, np.uint8))
+                found.append(choice.precision)
+            except BackendError:
+                continue
+            finally:
+                session.close()
+    return found
+
+
+def precision_of(engine: Path) -> Precision:
+    """What ``wdsr-edge compile`` wrote beside a compiled engine; InputError if it did not."""
+    found = read_beside(engine).get("precision")
+    for precision in get_args(Precision):
+        if found == precision:
+            return cast(Precision, precision)
+    raise InputError(f"nothing beside {engine} tells its precision: name it")
+
+
+def _fits(choice: Choice, gpu: GpuOptions) -> bool:
+    """Whether ``choice`` has what was asked of a GPU."""
+    if gpu.engine is not None:
+        return choice.backend in COMPILED
+    return gpu.device == 0 or choice.backend not in ON_CPU
 
 
 def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping
@@ -12,8 +11,10 @@ from typing import Literal, NamedTuple, get_args
 
 from ._errors import InputError
 from ._files import replacing, user_cache
-from .backends import ON_CPU, Backend, installed
+from .backends import ON_CPU, Backend, installed, version
 from .bundle import Bundle, Graph, Precision
+
+_ON_GPU: tuple[Precision, ...] = ("fp16", "int8", "fp32")
 
 
 class Choice(NamedTuple):
@@ -36,17 +37,20 @@ def graph_of(choice: Choice) -> Graph:
 def choices(
     bundle: Bundle, backend: Backend = "auto", precision: Precision | Literal["auto"] = "auto"
 ) -> tuple[Choice, ...]:
-    """What can run ``bundle`` here, in the order that counts while nothing was measured: FP32 before INT8.
+    """What can run ``bundle`` here, in the order that counts while nothing was measured.
 
-    ``backend`` and ``precision`` narrow it down. FP16 must be asked for: on a CPU it is only slower.
+    GPUs come first, in FP16 before INT8 and FP32; then CPUs, in FP32 before INT8. ``backend`` and ``precision`` narrow
+    it down. FP16 on a CPU must be asked for: it is only slower there.
     """
-    kinds: tuple[Precision, ...] = ("fp32", "int8") if precision == "auto" else (precision,)
+    here = [engine for engine in installed() if backend in ("auto", engine)]
+    ordered = [Choice(engine, kind) for engine in here if engine not in ON_CPU for kind in _ON_GPU]
+    ordered += [Choice(engine, kind) for kind in get_args(Precision) for engine in here if engine in ON_CPU]
     return tuple(
-        Choice(engine, kind)
-        for kind in kinds
-        for engine in installed()
-        if backend in ("auto", engine)
-        if graph_of(Choice(engine, kind)) in bundle.graphs
+        choice
+        for choice in ordered
+        if precision == choice.precision
+        or (precision == "auto" and not (choice.precision == "fp16" and choice.backend in ON_CPU))
+        if graph_of(choice) in bundle.graphs
     )
 
 
@@ -71,15 +75,6 @@ def fastest(bundle: Bundle, among: tuple[Choice, ...]) -> Choice | None:
 def _file(bundle: Bundle) -> Path:
     """For these very files, this machine and these versions of the engines."""
     files = sorted(bundle.manifest["files"].items())
-    engines = [(engine, _version(engine)) for engine in installed()]
+    engines = [(engine, version(engine)) for engine in installed()]
     key = hashlib.sha256(json.dumps([files, platform.node(), platform.machine(), engines]).encode()).hexdigest()
     return user_cache() / "speed" / f"{key[:32]}.json"
-
-
-def _version(engine: str) -> str:
-    for name in (engine, f"{engine}-gpu"):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "unknown"

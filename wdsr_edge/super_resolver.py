@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -13,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import BackendError, InputError
-from .backends import Backend, Session
+from .backends import AsyncSession, Backend, Session
 from .bundle import Precision
 from .config import ModelConfig
-from .tiling import auto_tile, tiles
+from .tiling import ACTIVATION_BYTES, Span, auto_tile, tiles
 
 Frame = NDArray[Any]
 Color = Literal["rgb", "bgr"]
@@ -49,8 +50,12 @@ class SuperResolver:
         backend: Backend = "onnxruntime",
         precision: Precision = "fp32",
         tile: Tile = "auto",
+        fixed_windows: bool = False,
     ) -> None:
-        """``session`` runs the uint8 graph; ``open_float_session`` opens the float one when a frame first needs it."""
+        """``session`` runs the uint8 graph; ``open_float_session`` opens the float one when a frame first needs it.
+
+        ``fixed_windows`` gives large frames windows of one size, for engines that are compiled for each.
+        """
         if tile not in ("auto", None) and (
             isinstance(tile, bool) or not isinstance(tile, (int, np.integer)) or tile < 1
         ):
@@ -65,8 +70,12 @@ class SuperResolver:
         """Precision in use."""
         self.config = config
         """The network."""
-        self._tile = auto_tile(config) if tile == "auto" else tile
+        memory = getattr(session, "activation_bytes", ACTIVATION_BYTES)
+        self._tile = auto_tile(config, memory) if tile == "auto" else tile
+        self._fixed_windows = fixed_windows
         self._session = session
+        self.in_flight = session.in_flight if isinstance(session, AsyncSession) else 1
+        """How many submitted frames are worked on at a time."""
         self._float_session: Session | None = None
         self._open_float_session = open_float_session
         self._closed = False
@@ -109,13 +118,26 @@ class SuperResolver:
                 self._lock.notify_all()
 
     def submit(self, frame: Frame, color: Color = "rgb") -> Ticket:
-        """Start on ``frame`` and return at once; frames are worked on in order. Leave it unchanged until then."""
+        """Start on ``frame`` and return at once; leave it unchanged until there is a result.
+
+        Frames are begun in order; on a GPU a frame is prepared and copied while it works on the one before.
+        """
         frame = _checked(frame, color)
         with self._own():
             self._refuse_if_closed()
             if self._worker is None:
-                self._worker = ThreadPoolExecutor(1, "wdsr-edge")
+                self._worker = ThreadPoolExecutor(self.in_flight, "wdsr-edge")
             return Ticket(self._worker.submit(self._enlarge, frame, color))
+
+    def engine_ms(self, frame: Frame, count: int = 20) -> float | None:
+        """Milliseconds of the engine alone for ``frame`` (uint8 RGB), ``count`` runs in a row without copies.
+
+        None where the engine cannot tell, or the frame takes several windows.
+        """
+        if not hasattr(self._session, "bare_ms") or not self._fits(*frame.shape[:2]):
+            return None
+        found: float = self._session.bare_ms(np.ascontiguousarray(frame[None]), count)
+        return found
 
     def close(self) -> None:
         """Finish the frames under way, in whatever thread, and free the engine. Closing twice is fine."""
@@ -166,26 +188,48 @@ class SuperResolver:
 
     def _fill(self, big: Frame, frame: Frame) -> None:
         """Write ``frame``, RGB or grey, enlarged into ``big``, window by window."""
-        s, (height, width) = self.scale, frame.shape[:2]
+        height, width = frame.shape[:2]
         if self._tile is None:
             big[...] = self._window(frame)
             return
-        for row, column in tiles(height, width, self._tile, self.halo):
-            part = self._window(frame[row.start : row.stop, column.start : column.stop])
-            kept = part[
-                (row.first - row.start) * s : (row.last - row.start) * s,
-                (column.first - column.start) * s : (column.last - column.start) * s,
-            ]
-            big[row.first * s : row.last * s, column.first * s : column.last * s] = kept
+        begun: deque[tuple[Callable[[], Frame], Span, Span]] = deque()
+        for row, column in tiles(height, width, self._tile, self.halo, fixed=self._fixed_windows):
+            begun.append((self._begin(frame[row.start : row.stop, column.start : column.stop]), row, column))
+            if len(begun) >= self.in_flight:
+                self._paste(big, *begun.popleft())
+        while begun:
+            self._paste(big, *begun.popleft())
+
+    def _paste(self, big: Frame, finish: Callable[[], Frame], row: Span, column: Span) -> None:
+        """Write what is kept of a window into ``big``."""
+        s = self.scale
+        kept = finish()[
+            (row.first - row.start) * s : (row.last - row.start) * s,
+            (column.first - column.start) * s : (column.last - column.start) * s,
+        ]
+        big[row.first * s : row.last * s, column.first * s : column.last * s] = kept
 
     def _window(self, window: Frame) -> Frame:
-        """One call of an engine. Grey goes in as RGB and comes back as luma."""
+        """One call of an engine."""
+        return self._begin(window)()
+
+    def _begin(self, window: Frame) -> Callable[[], Frame]:
+        """Start one call of an engine; what is returned waits for it. Grey goes in as RGB and comes back as luma."""
         if window.ndim == 2:
-            luma: Frame = self._window(np.repeat(window[..., None], 3, axis=2)).dot(_LUMA)
-            return luma if window.dtype == np.float32 else np.rint(luma)
+            finish = self._begin(np.repeat(window[..., None], 3, axis=2))
+            return lambda: _luma(finish(), window.dtype)
         if window.dtype == np.uint8:
-            big: Frame = self._session.run(np.ascontiguousarray(window[None]))[0]
-            return self._right_size(window, big)
+            batch = np.ascontiguousarray(window[None])
+            if isinstance(self._session, AsyncSession):
+                ticket = self._session.submit(batch)
+                return lambda: self._right_size(window, ticket.result()[0])
+            big = self._right_size(window, self._session.run(batch)[0])
+            return lambda: big
+        enlarged = self._run_float(window)
+        return lambda: enlarged
+
+    def _run_float(self, window: Frame) -> Frame:
+        """One call of the float graph."""
         with self._lock:
             if self._float_session is None:
                 self._float_session = self._open_float_session()
@@ -200,6 +244,12 @@ class SuperResolver:
         if big.shape != expected:
             raise BackendError(f"the graph made {big.shape} of {window.shape}, expected {expected}: export it again")
         return big
+
+
+def _luma(big: Frame, dtype: np.dtype[Any]) -> Frame:
+    """BT.601 luma, in levels unless ``dtype`` is float."""
+    luma: Frame = big.dot(_LUMA)
+    return luma if dtype == np.float32 else np.rint(luma)
 
 
 def _checked(frame: Frame, color: Color) -> Frame:

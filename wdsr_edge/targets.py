@@ -46,10 +46,11 @@ def find_target(name: str) -> Target:
 def trtexec_line(onnx: str, engine: str, config: EngineConfig) -> str:
     """What builds the same engine with TensorRT's own tool, on the device (NVIDIA, TensorRT command-line programs).
 
-    Raises InputError for tiling, which not every TensorRT on a device has.
+    Raises InputError for tiling and hardware compatibility, which not every TensorRT on a device has.
     """
-    if config.tiling != "none":
-        raise InputError("--tiling is not passed on to a device that compiles for itself: leave it out")
+    for option, value, usual in (("tiling", config.tiling, "none"), ("hardware", config.hardware, "this")):
+        if value != usual:
+            raise InputError(f"--{option} is not passed on to a device that compiles for itself: leave it out")
     parts = [
         f"trtexec --onnx={onnx} --saveEngine={engine} --stronglyTyped --noTF32 --profilingVerbosity=detailed",
         f"--builderOptimizationLevel={config.optimization_level}",

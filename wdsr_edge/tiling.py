@@ -62,10 +62,10 @@ def tiles(height: int, width: int, tile: int, halo: int, *, fixed: bool = False)
             yield row, column
 
 
-def auto_tile(config: ModelConfig) -> int:
-    """Core edge in LR pixels that keeps the widest activation of a window under ACTIVATION_BYTES, at least 16.
+def auto_tile(config: ModelConfig, activation_bytes: int = ACTIVATION_BYTES) -> int:
+    """Core edge in LR pixels that keeps the widest activation of a window under ``activation_bytes``, at least 16.
 
     Larger tiles were faster on CPU up to the whole frame, since each repeats its halo; memory is what limits them.
     """
     for_each_pixel = 4 * max(conv.outputs * conv.pixels for conv in config.convs)
-    return max(16, math.isqrt(ACTIVATION_BYTES // for_each_pixel) - 2 * config.halo)
+    return max(16, math.isqrt(activation_bytes // for_each_pixel) - 2 * config.halo)

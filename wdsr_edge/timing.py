@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -54,6 +55,27 @@ def measure_in_turns(
                 call()
             times[key] += _times(call, seconds / turns, -(-least // turns))
     return {key: _latency(found) for key, found in times.items()}
+
+
+def measure_stream(
+    submit: Callable[[], Callable[[], object]], in_flight: int, seconds: float, *, least: int = 20
+) -> float:
+    """Milliseconds for each call of a stream of them, of which ``in_flight`` are under way at a time.
+
+    ``submit`` begins one and returns what waits for its result.
+    """
+    waiting: deque[Callable[[], object]] = deque()
+    for _ in range(in_flight):
+        waiting.append(submit())
+    done, start = 0, time.perf_counter()
+    while done < least or time.perf_counter() < start + seconds:
+        waiting.popleft()()
+        waiting.append(submit())
+        done += 1
+    end = time.perf_counter()
+    for wait in waiting:
+        wait()
+    return (end - start) * 1000 / done
 
 
 def _times(call: Callable[[], object], seconds: float, least: int) -> list[float]:

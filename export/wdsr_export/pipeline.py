@@ -19,7 +19,7 @@ from wdsr_calibration import CalibrationSet, Quantised
 from wdsr_calibration.calibrate import check_budget
 from wdsr_edge._errors import InputError
 from wdsr_edge._version import __version__
-from wdsr_edge.backends import resolve
+from wdsr_edge.backends import check_backend
 from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, WEIGHTS, Bundle, Graph, check_target, onnx_name, write_bundle
 from wdsr_edge.comparison import Timed, compare
 from wdsr_edge.gates import GATES, LEARNED, Gate, golden_gate
@@ -84,7 +84,7 @@ def deploy(
     timed for ``seconds`` each in every engine here. ``details`` (how it was trained, its figures) go into the manifest.
     Nothing is written if parity or the budget is not met: the result then says why. Raises WdsrError otherwise.
     """
-    resolve("auto")
+    check_backend("auto")
     check_target(output)
     check_budget(max_drop)
     on_stage("fold and export", 1)

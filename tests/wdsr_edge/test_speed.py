@@ -59,7 +59,7 @@ def test_auto_is_the_documented_order_until_something_was_measured(bundle: Bundl
 def test_another_bundle_of_that_name_knows_nothing(bundle: Bundle, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remember(bundle, {FP32: 9.0, INT8: 4.0})
     assert fastest(Bundle.load(good), (FP32, INT8)) is None
-    monkeypatch.setattr("wdsr_edge.speed._version", lambda engine: "another")
+    monkeypatch.setattr("wdsr_edge.speed.version", lambda engine: "another")
     assert fastest(bundle, (FP32, INT8)) is None
 
 
@@ -97,6 +97,7 @@ def test_each_choice_is_timed_in_turns(bundle: Bundle) -> None:
 def test_what_misses_the_golden_frame_is_not_timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """As INT8 would on a CPU whose products saturate."""
     edit(bundle.path, lambda manifest: manifest["parity"]["int8-cpu"]["onnxruntime"].update(golden_db=400.0))
+    monkeypatch.setattr("wdsr_edge.gates.EQUAL_DB", 400.0)
     found = compare(Bundle.load(bundle.path), (FP32, INT8), [(8, 8)], seconds=0)
     assert [bool(one.fault) for one in found] == [False, True]
     assert "golden frame" in found[1].fault
@@ -105,7 +106,7 @@ def test_what_misses_the_golden_frame_is_not_timed(bundle: Bundle, monkeypatch: 
     assert compare(bundle, (FP32,), [(8, 8)], seconds=0)[0].fault
 
 
-@pytest.mark.parametrize("figure", [10**400, "x", [], float("1e400")])
+@pytest.mark.parametrize("figure", [10**400, "x", []])
 def test_what_is_recorded_of_one_graph_does_not_stop_the_others(bundle: Bundle, figure: Any) -> None:
     bundle.manifest["parity"]["int8-cpu"]["onnxruntime"]["golden_db"] = figure
     found = compare(bundle, (FP32, INT8), [(8, 8)], seconds=0)

@@ -1,6 +1,36 @@
 """Engines: one file each, all behind the Session protocol."""
 
-from .base import Session
-from .choice import BUILT, ON_CPU, Backend, installed, open_session, resolve
+from .base import AsyncSession, Session
+from .choice import (
+    BACKENDS,
+    BUILT_FOR_SHAPES,
+    COMPILED,
+    ON_CPU,
+    Backend,
+    check_backend,
+    has_gpu,
+    installed,
+    is_installed,
+    open_session,
+    version,
+)
+from .device import EngineReport, GpuOptions, SelfTest
 
-__all__ = ["BUILT", "ON_CPU", "Backend", "Session", "installed", "open_session", "resolve"]
+__all__ = [
+    "BACKENDS",
+    "BUILT_FOR_SHAPES",
+    "COMPILED",
+    "ON_CPU",
+    "AsyncSession",
+    "Backend",
+    "EngineReport",
+    "GpuOptions",
+    "SelfTest",
+    "Session",
+    "check_backend",
+    "has_gpu",
+    "installed",
+    "is_installed",
+    "open_session",
+    "version",
+]

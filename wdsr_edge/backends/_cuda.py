@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,15 +22,26 @@ from numpy.typing import NDArray
 
 from .._errors import BackendError, require
 
+_LOST = "the GPU's state is lost for this process: restart the program"
 _ADVICE = {
     "cudaErrorMemoryAllocation": "the GPU's memory is full: use a smaller frame or tile, or close what else uses it",
     "cudaErrorInsufficientDriver": "there is no NVIDIA driver, or one older than CUDA's libraries: install a newer one",
     "cudaErrorNoDevice": "no GPU is visible: see nvidia-smi and CUDA_VISIBLE_DEVICES",
     "cudaErrorInvalidDevice": "there are fewer GPUs than that: see nvidia-smi",
-    "cudaErrorIllegalAddress": "the GPU's state is lost for this process: restart the program",
-    "cudaErrorLaunchFailure": "the GPU's state is lost for this process: restart the program",
+    **dict.fromkeys(
+        (
+            *("cudaErrorIllegalAddress", "cudaErrorLaunchTimeout", "cudaErrorAssert", "cudaErrorHardwareStackError"),
+            *("cudaErrorIllegalInstruction", "cudaErrorMisalignedAddress", "cudaErrorInvalidAddressSpace"),
+            *("cudaErrorInvalidPc", "cudaErrorLaunchFailure", "cudaErrorECCUncorrectable"),
+        ),
+        _LOST,
+    ),
     "cudaErrorSystemDriverMismatch": "the driver was updated while it ran: restart the machine",
 }
+
+
+class OutOfMemory(BackendError):
+    """The GPU's memory is full, which is no harm to what runs."""
 
 
 class Cuda:
@@ -41,6 +54,7 @@ class Cuda:
         """
         self.runtime = runtime or require("cuda.bindings.runtime", "tensorrt")
         self.device = device
+        self._process = os.getpid()
         try:
             count = self.call("cudaGetDeviceCount")
         except BackendError:
@@ -59,14 +73,31 @@ class Cuda:
         self.integrated = bool(self.attribute("cudaDevAttrIntegrated"))
         """Whether it shares the CPU's memory, as on a Jetson."""
 
+    @property
+    def bus_id(self) -> str:
+        """Where it is, as nvidia-smi has it: ``0000:01:00.0``."""
+        return str(self.call("cudaDeviceGetPCIBusId", 32, self.device), "ascii", "replace").rstrip("\0")
+
     def call(self, function: str, *arguments: Any) -> Any:
         """What ``function`` returns beside its error, which must be none."""
+        self.refuse_if_forked()
         error, *found = getattr(self.runtime, function)(*arguments)
         if int(error) != 0:
             name = getattr(error, "name", str(error))
-            advice = _ADVICE.get(name, "if it stays, run wdsr-edge doctor and report what it says")
-            raise BackendError(f"{function} failed with {name} ({int(error)}): {advice}")
+            advice = _ADVICE.get(name, "if it stays, run wdsr-edge doctor --self-test and report what it says")
+            kind = OutOfMemory if name == "cudaErrorMemoryAllocation" else BackendError
+            raise kind(f"{function} failed with {name} ({int(error)}): {advice}")
         return found[0] if len(found) == 1 else found
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a forked child, in which CUDA does not work and nothing may be released."""
+        return os.getpid() != self._process
+
+    def refuse_if_forked(self) -> None:
+        """BackendError in a forked child."""
+        if self.is_forked:
+            raise BackendError("a forked process cannot use its parent's GPU: load the model in it, or spawn it")
 
     def select(self) -> None:
         """Make this the GPU of the calling thread."""
@@ -75,6 +106,11 @@ class Cuda:
     def attribute(self, name: str) -> int:
         """An attribute of the GPU."""
         return int(self.call("cudaDeviceGetAttribute", getattr(self.runtime.cudaDeviceAttr, name), self.device))
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the GPU has in all."""
+        return int(self.call("cudaMemGetInfo")[1])
 
     def free_memory(self) -> int:
         """Bytes that a process may take on the GPU; where it shares the CPU's memory, what the system can make free."""
@@ -132,7 +168,7 @@ class Resources:
 
     def graph(self, stream: Any, enqueue: Callable[[], None]) -> Any:
         """What ``enqueue`` puts into ``stream``, to be launched again and again; BackendError if it cannot be had."""
-        with self._capturing(stream) as captured:
+        with _without_collection(), self._capturing(stream) as captured:
             enqueue()
         try:
             return self._own(self.cuda.call("cudaGraphInstantiate", captured[0], 0), "cudaGraphExecDestroy")
@@ -152,3 +188,15 @@ class Resources:
                 self._release("cudaGraphDestroy", self.cuda.call("cudaStreamEndCapture", stream))
             raise
         captured.append(self.cuda.call("cudaStreamEndCapture", stream))
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """The garbage collector might free memory of another session in this thread, which spoils a capture."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

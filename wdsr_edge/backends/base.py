@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -15,3 +15,21 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds; ``run`` is not called afterwards."""
+
+
+class Pending(Protocol):
+    """A batch on its way."""
+
+    def result(self) -> NDArray[Any]:
+        """What ``run`` returns; waits for it, and raises what it raises."""
+
+
+@runtime_checkable
+class AsyncSession(Session, Protocol):
+    """A session that can work on several batches at a time."""
+
+    in_flight: int
+    """How many."""
+
+    def submit(self, batch: NDArray[Any]) -> Pending:
+        """Start on ``batch``, which may be changed afterwards; batches are worked on in order."""

@@ -56,7 +56,7 @@ def build_apart(
     except WdsrError as error:
         raise BackendError(f"{first}, and with less: {error}") from error
     if isinstance(second, Built):
-        return second
+        return dataclasses.replace(second, lighter=first)
     raise BackendError(
         f"{second}, twice: try a lower --optimization or a smaller --size, and close what else takes memory"
     )

@@ -2,47 +2,122 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
-from typing import Literal, get_args
+import os
+from pathlib import Path
+from typing import Literal, cast, get_args
 
 from .._errors import BackendError, InputError
+from ..bundle import Precision
 from .base import Session
+from .device import GpuOptions, SelfTest
+from .engine_config import Library
+from .tensorrt_library import MODULES
 
-Backend = Literal["auto", "tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]
+Backend = Literal[
+    "auto", "tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime", "openvino"
+]
 
-BUILT: tuple[Backend, ...] = ("onnxruntime", "openvino")
-"""Backends of this version, in the order in which ``auto`` takes the first that is installed."""
+BACKENDS: tuple[Backend, ...] = get_args(Backend)[1:]
+"""All of them, in the order in which ``auto`` takes the first that works here."""
 
-ON_CPU: frozenset[Backend] = frozenset({"onnxruntime", "openvino"})
-"""Those that take a bundle's ``int8-cpu`` graph for INT8."""
+ON_CPU: tuple[Backend, ...] = ("onnxruntime", "openvino")
+"""Those that need no GPU, and take a bundle's ``int8-cpu`` graph for INT8."""
+
+COMPILED: tuple[Backend, ...] = get_args(Library)
+"""Those that run compiled engines, out of the cache or a file."""
+
+BUILT_FOR_SHAPES: tuple[Backend, ...] = (*COMPILED, "onnxruntime-tensorrt")
+"""Those that compile an engine for each new shape, so that there should be few."""
+
+_GPU_FILES = ("dev/nvidia[0-9]*", "dev/nvhost-gpu", "dev/nvgpu", "dev/dxg", "proc/driver/nvidia/gpus/*")
 
 
 def installed() -> list[Backend]:
-    """Backends of this version whose package is installed, best first."""
-    return [backend for backend in BUILT if importlib.util.find_spec(backend) is not None]
+    """Backends whose package is installed, and for which there is a GPU if they need one, best first."""
+    return [backend for backend in BACKENDS if is_installed(backend) and (backend in ON_CPU or has_gpu())]
 
 
-def resolve(backend: Backend) -> Backend:
-    """The backend that ``backend`` means here; InputError or BackendError if there is none."""
+def is_installed(backend: Backend) -> bool:
+    """Whether its package is there; a GPU is another matter."""
+    if backend in COMPILED:
+        return any(map(_has_module, MODULES[cast(Library, backend)]))
+    if backend in ON_CPU:
+        return _has_module(backend)
+    return _has_module("onnxruntime") and bool(_version("onnxruntime-gpu"))
+
+
+def version(backend: Backend) -> str:
+    """Of its package; empty if that does not say."""
+    if backend in COMPILED:
+        names = {name for module in MODULES[cast(Library, backend)] for name in _distributions(module)}
+    else:
+        names = {backend.partition("-")[0], "onnxruntime-gpu"} if "onnx" in backend else {backend}
+    return ", ".join(f"{name} {found}" for name in sorted(names) if (found := _version(name)))
+
+
+def has_gpu(root: Path = Path("/")) -> bool:
+    """Whether there seems to be an NVIDIA GPU that this process may use, told without touching CUDA.
+
+    A process that has touched CUDA cannot be forked any more.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
+        return False
+    return any(next(root.glob(pattern), None) for pattern in _GPU_FILES)
+
+
+def check_backend(backend: Backend) -> None:
+    """InputError if there is no such backend; BackendError if it is ``auto`` and nothing is installed."""
     if backend not in get_args(Backend):
         raise InputError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
-    if backend == "auto":
-        found = installed()
-        if not found:
-            raise BackendError("no engine is installed: pip install 'wdsr-edge[onnxruntime]' (or openvino)")
-        return found[0]
-    if backend not in BUILT:
-        raise BackendError(f"backend {backend} is not built yet in this version: use {', '.join(BUILT)}")
-    return backend
+    if backend == "auto" and not installed():
+        raise BackendError("no engine is installed: pip install 'wdsr-edge[onnxruntime]' (or openvino)")
 
 
-def open_session(backend: Backend, onnx: bytes) -> Session:
-    """``onnx`` in a session of ``backend``, which ``resolve`` returned."""
+def open_session(
+    backend: Backend,
+    onnx: bytes,
+    precision: Precision = "fp32",
+    *,
+    gpu: GpuOptions | None = None,
+    self_test: SelfTest | None = None,
+) -> Session:
+    """``onnx``, a graph in ``precision``, in a session of ``backend``.
+
+    ``self_test`` proves a compiled engine before its first frame. Raises BackendError or MissingExtraError.
+    """
+    gpu = gpu or GpuOptions()
     if backend == "openvino":
         from .openvino import OpenVinoSession
 
         return OpenVinoSession(onnx)
-    assert backend == "onnxruntime"
-    from .onnxruntime import OnnxRuntimeSession
+    if backend == "onnxruntime":
+        from .onnxruntime import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(onnx)
+        return OnnxRuntimeSession(onnx)
+    if backend in COMPILED:
+        from .device_engines import open_device_session
+
+        return open_device_session(cast(Library, backend), onnx, precision, gpu, self_test)
+    from .onnxruntime_gpu import OnnxRuntimeGpuSession
+
+    provider: Literal["cuda", "tensorrt"] = "cuda" if backend == "onnxruntime-cuda" else "tensorrt"
+    return OnnxRuntimeGpuSession(onnx, provider, device=gpu.device, cache_dir=gpu.cache_dir, allow_cpu=gpu.allow_cpu)
+
+
+def _has_module(name: str) -> bool:
+    """Whether it can be imported, and is not a bare folder of that name."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None
+
+
+def _distributions(module: str) -> list[str]:
+    return importlib.metadata.packages_distributions().get(module, []) if _has_module(module) else []
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

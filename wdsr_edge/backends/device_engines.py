@@ -3,21 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
-from .._errors import BackendError
+from .._errors import BackendError, InputError
 from ..bundle import Precision
+from ..onnx_reader import read_onnx
 from ._cuda import Cuda
-from .audit import audit
+from .audit import Audit, audit
 from .build_process import build_apart
+from .device import EngineReport, GpuOptions, SelfTest
 from .engine_build import Built, check_config
-from .engine_cache import Builder, EngineCache
+from .engine_cache import Builder, Cached, EngineCache
 from .engine_config import EngineConfig, Library, Profile, Shape
-from .tensorrt_library import version_of
+from .tensorrt import Plan, Run, TensorRtSession
+from .tensorrt_library import open_library, version_of
 
 _LOG = logging.getLogger("wdsr_edge")
+
+
+def open_device_session(
+    library: Library, onnx: bytes, precision: Precision, gpu: GpuOptions, self_test: SelfTest | None = None
+) -> TensorRtSession:
+    """A session of ``library`` on a GPU, with engines out of the cache or the one that the caller vouches for.
+
+    Raises BackendError without a GPU, MissingExtraError without the library.
+    """
+    trt = open_library(library)
+    cuda = Cuda(gpu.device)  # before any TensorRT object
+    cache = EngineCache(gpu.cache_dir)
+    plans: DeviceEngines | VouchedEngine
+    if gpu.engine is None:
+        plans = DeviceEngines(
+            library, trt, cuda, onnx, precision, cache=cache, gpu=gpu, self_test=self_test, build=build_apart
+        )
+    else:
+        plans = VouchedEngine(gpu.engine, library, trt, onnx, self_test)
+    kernels = cache.kernels(builder_of(library, trt, cuda)) if library == "tensorrt-rtx" else None
+    return TensorRtSession(library, trt, cuda, plans, kernels=kernels)
+
+
+def builder_of(library: Library, trt: ModuleType, cuda: Cuda) -> Builder:
+    """What engines for this GPU depend on."""
+    return Builder(library, str(trt.__version__), cuda.name, cuda.sm)
 
 
 class DeviceEngines:
@@ -32,55 +64,133 @@ class DeviceEngines:
         precision: Precision,
         *,
         cache: EngineCache,
-        config: EngineConfig | None = None,
-        build: Callable[..., Built] = build_apart,
+        gpu: GpuOptions | None = None,
+        self_test: SelfTest | None = None,
+        build: Callable[..., Built],
     ) -> None:
-        """``config`` has options and profiles; a shape that none of them takes gets a static engine of its own.
+        """``gpu.config`` has options and profiles; a shape that none of them takes gets a static engine of its own.
 
         Raises InputError for options that the library has not.
         """
         self._library, self._cuda, self._onnx, self._precision = library, cuda, onnx, precision
-        self._cache, self._build = cache, build
-        self._config = config
-        if config is not None:
-            check_config(library, version_of(trt), config, precision)
-        self._builder = Builder(library, str(trt.__version__), cuda.name, cuda.sm)
+        self._cache, self._build, self._self_test = cache, build, self_test
+        self._gpu = gpu or GpuOptions()
+        self._planar = read_onnx(onnx).inputs["lr"][0] == "float32"
+        if self._gpu.config is not None:
+            check_config(library, version_of(trt), self._gpu.config, precision)
+        self._builder = builder_of(library, trt, cuda)
 
-    def __call__(self, shape: tuple[int, ...]) -> bytes:
-        """The serialised engine for batches of ``shape``, NHWC or NCHW.
+    def __call__(self, shape: tuple[int, ...]) -> Plan:
+        """The engine for batches of ``shape``, NHWC or, for a float graph, NCHW.
 
         Raises BackendError if it cannot be built, or if a convolution in it does not run in what it asks for.
         """
-        height, width = shape[1:3] if shape[-1] == 3 else shape[2:]
+        height, width = shape[2:] if self._planar else shape[1:3]
         config = self._config_for(Shape(shape[0], height, width))
-        found = self._cache.get(
-            self._onnx, self._precision, config, self._builder, lambda timing: self._make(config, timing)
-        )
-        if found.built:
-            _LOG.info("built an engine for %s in %s: %s", config.profiles[0], self._precision, found.built)
-        checked = audit(self._onnx, found.layers, len(config.profiles))
-        if not checked.passed:
-            raise BackendError(
-                f"the engine is refused, as {len(checked.faults)} of {checked.convolutions} convolutions do not run in "
-                f"what they ask for ({checked.faults[0]}): choose another precision"
+        what = f"{self._library} engine for {' and '.join(map(str, config.profiles))} in {self._precision}"
+
+        def make(timing_cache: bytes) -> Built:
+            _LOG.info("building a %s, which may take minutes, once", what)
+            return self._build(
+                self._library,
+                self._onnx,
+                config,
+                precision=self._precision,
+                device=self._cuda.device,
+                timing_cache=timing_cache,
+                on_progress=self._gpu.on_progress,
+                on_retry=lambda reason: _LOG.warning("%s", reason),
             )
-        return found.engine
+
+        found = self._cache.get(self._onnx, self._precision, config, self._builder, make)
+        if found.built:
+            _LOG.info("built the %s in %.1f s: %s", what, found.seconds, found.built)
+        if found.lighter:
+            _LOG.warning(
+                "the %s was built with less, as at first %s: compile it again with more memory", what, found.lighter
+            )
+        checked = audit(self._onnx, found.layers, len(config.profiles))
+        _check(checked, what)
+
+        def prove(run: Run) -> None:
+            report = EngineReport(
+                self._precision,
+                config,
+                found.built,
+                found.seconds,
+                len(found.engine),
+                checked,
+                self._prove(run, shape, found),
+            )
+            self._gpu.on_report(report)
+
+        return Plan(found.engine, prove)
 
     def _config_for(self, shape: Shape) -> EngineConfig:
-        alone = (Profile.static(shape.height, shape.width, shape.batch),)
-        if self._config is None:
-            return EngineConfig(alone)
-        if self._config.profile_of(shape) is None:
-            return dataclasses.replace(self._config, profiles=alone)
-        return self._config
+        """What was asked for; else the best in the cache that takes the shape; else one for this shape alone."""
+        asked, alone = self._gpu.config, (Profile.static(shape.height, shape.width, shape.batch),)
+        if asked is not None:
+            return asked if asked.profile_of(shape) is not None else dataclasses.replace(asked, profiles=alone)
+        known = [
+            c
+            for c in self._cache.configs(self._onnx, self._precision, self._builder)
+            if c.profile_of(shape) is not None
+        ]
+        fixed = [config for config in known if config.profiles == alone]
+        return max(fixed or known, key=lambda config: config.optimization_level, default=EngineConfig(alone))
 
-    def _make(self, config: EngineConfig, timing_cache: bytes) -> Built:
-        return self._build(
-            self._library,
-            self._onnx,
-            config,
-            precision=self._precision,
-            device=self._cuda.device,
-            timing_cache=timing_cache,
-            on_retry=lambda reason: _LOG.warning("%s", reason),
+    def _prove(self, run: Run, shape: tuple[int, ...], found: Cached) -> float | None:
+        """The self-test, once for an engine in the cache."""
+        if self._self_test is None or found.golden_db is not None:
+            return found.golden_db
+        decibels = self._self_test(run, shape)
+        if decibels is not None:
+            self._cache.note_golden(found, decibels)
+        return decibels
+
+
+class VouchedEngine:
+    """An engine in a file, for all shapes; what ``wdsr-edge compile`` wrote beside it must fit, if it is there."""
+
+    def __init__(
+        self, path: Path, library: Library, trt: ModuleType, onnx: bytes, self_test: SelfTest | None = None
+    ) -> None:
+        """Raises InputError if the file cannot be read, or is not of this graph or for this library."""
+        try:
+            self._data = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"engine {path} cannot be read: {error.strerror}") from error
+        self._self_test = self_test
+        beside = read_beside(path)
+        for key, mine, what in (
+            ("onnx_sha256", hashlib.sha256(onnx).hexdigest(), "another model or precision"),
+            ("library", f"{library} {trt.__version__}", "another library or version"),
+            ("sha256", hashlib.sha256(self._data).hexdigest(), "another engine"),
+        ):
+            if key in beside and beside[key] != mine:
+                raise InputError(f"engine {path} is of {what} ({key} {beside[key]}): compile it again")
+
+    def __call__(self, shape: tuple[int, ...]) -> Plan:
+        """The engine, whatever the shape: the session refuses those that it does not take."""
+        return Plan(self._data, lambda run: self._prove(run, shape))
+
+    def _prove(self, run: Run, shape: tuple[int, ...]) -> None:
+        if self._self_test is not None:
+            self._self_test(run, shape)
+
+
+def read_beside(path: Path) -> dict[str, str]:
+    """What lies beside an engine in a file: the texts in its JSON; nothing if there is none."""
+    try:
+        found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {str(k): v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
+
+
+def _check(checked: Audit, what: str) -> None:
+    if not checked.passed:
+        raise BackendError(
+            f"the {what} is refused, as {len(checked.faults)} of {checked.convolutions} convolutions do not run in "
+            f"what they ask for ({checked.faults[0]}): choose another precision"
         )

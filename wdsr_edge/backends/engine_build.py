@@ -14,7 +14,7 @@ from typing import Any
 
 from .._errors import BackendError, InputError
 from .engine_config import EngineConfig, Hardware, Library, Tiling
-from .tensorrt_library import make_log, version_of
+from .tensorrt_library import log_of, version_of
 
 _TILING: dict[Tiling, str] = {"none": "NONE", "fast": "FAST", "moderate": "MODERATE", "full": "FULL"}
 _HARDWARE: dict[Hardware, str] = {
@@ -39,6 +39,8 @@ class Built:
     """What was measured of kernels, for the next build on this GPU."""
     seconds: float
     """What it took."""
+    lighter: str = ""
+    """Why it was built with less than was asked for; empty if it was not."""
 
 
 def check_config(library: Library, version: tuple[int, int], config: EngineConfig, precision: str) -> None:
@@ -82,7 +84,8 @@ def build(
     """
     check_config(library, version_of(trt), config, precision)
     start = time.monotonic()
-    log = make_log(trt)
+    log = log_of(trt)
+    log.fault = log.layers = ""
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
@@ -96,7 +99,8 @@ def build(
     _set_options(library, trt, builder, builder_config, config, free_memory)
     _set_profiles(builder, builder_config, network, config)
     if library == "tensorrt":
-        builder_config.set_timing_cache(builder_config.create_timing_cache(timing_cache), False)
+        known = builder_config.create_timing_cache(timing_cache) or builder_config.create_timing_cache(b"")
+        builder_config.set_timing_cache(known, False)
     made = builder.build_serialized_network(network, builder_config)
     if made is None:
         more = ": give more --workspace" if config.workspace_mib and "OutOfMemory" in log.fault else ""
@@ -137,6 +141,7 @@ def _set_options(
         builder_config.DLA_core = config.dla
         builder_config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
     if library == "tensorrt-rtx":
+        builder_config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # which CUDA graphs need
         names = [f"SM{sm}" for sm in config.sm] or ["CURRENT"]
         builder_config.num_compute_capabilities = len(names)
         for i, name in enumerate(names):

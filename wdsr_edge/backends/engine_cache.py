@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shutil
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
-from .._files import replacing, sweep, user_cache
+from .._files import private_folder, replacing, sweep, user_cache
 from .engine_build import Built
 from .engine_config import EngineConfig
 
@@ -30,7 +29,10 @@ LIMIT_BYTES = 2 << 30
 
 _LOG = logging.getLogger("wdsr_edge")
 
-ENGINE, LAYERS, ENTRY = "engine", "layers", "entry.json"
+ENGINE, LAYERS, ENTRY, GOLDEN = "engine", "layers", "entry.json", "golden"
+
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading an entry raises that is not as it was written."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,14 @@ class Cached:
     """What its builder said of its layers; see ``audit``."""
     built: str
     """Why it had to be built, in words; empty if it lay there."""
+    path: Path
+    """Its entry."""
+    seconds: float = 0.0
+    """What building it took."""
+    lighter: str = ""
+    """Why it was built with less than was asked for; empty if it was not."""
+    golden_db: float | None = None
+    """What ``note_golden`` was told of it."""
 
 
 class EngineCache:
@@ -67,20 +77,8 @@ class EngineCache:
 
         Raises InputError if the folder cannot be had for its owner alone.
         """
-        self.folder = user_cache() / "engines" if folder is None else Path(folder)
+        self.folder = private_folder(user_cache() / "engines" if folder is None else folder)
         self.limit_bytes = limit_bytes
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = self.folder.stat()
-            if found.st_uid != os.getuid():
-                raise InputError(
-                    f"{self.folder} belongs to another user, who could put native code there: name another"
-                )
-            if stat.S_IMODE(found.st_mode) & 0o022 and any(self.folder.iterdir()):
-                raise InputError(f"others can write to {self.folder}, perhaps native code: remove what is in it")
-            self.folder.chmod(0o700)
-        except OSError as error:
-            raise InputError(f"cannot keep engines in {self.folder}: {error.strerror}") from error
 
     def get(
         self, onnx: bytes, precision: str, config: EngineConfig, builder: Builder, build: Callable[[bytes], Built]
@@ -90,8 +88,7 @@ class EngineCache:
         Processes that ask for the same at once build once; the others wait. What cannot be kept is given all the same.
         Raises what ``build`` raises.
         """
-        options = json.loads(json.dumps(config.as_dict()))  # as it comes back from a file
-        request = {"onnx": hashlib.sha256(onnx).hexdigest(), "precision": precision, "config": options}
+        request = {**_graph(onnx, precision), "config": json.loads(json.dumps(config.as_dict()))}  # as it is in a file
         made_by = vars(builder)
         path = self.folder / f"{_digest(request)}-{_digest(made_by)}"
         with self._locked(path.name):
@@ -99,7 +96,7 @@ class EngineCache:
             if isinstance(found, Cached):
                 return found
             sweep([path])
-            timing = self.folder / f"timing-{_digest(made_by)}"
+            timing = self._timing(made_by)
             built = build(timing.read_bytes() if timing.is_file() else b"")
             try:
                 self._write(path, request, made_by, built)
@@ -109,7 +106,26 @@ class EngineCache:
                 self._shrink(path)
             except (InputError, OSError) as error:
                 _LOG.warning("the engine is not kept: %s", error)
-        return Cached(built.engine, built.layers, found)
+        return Cached(built.engine, built.layers, found, path, built.seconds, built.lighter)
+
+    def configs(self, onnx: bytes, precision: str, builder: Builder) -> list[EngineConfig]:
+        """What engines of a graph for this builder were compiled with, the latest used last."""
+        found, wanted = [], _graph(onnx, precision)
+        for path in self.entries():
+            with contextlib.suppress(*_DAMAGED, InputError):
+                entry = json.loads((path / ENTRY).read_text(encoding="utf-8"))
+                if wanted.items() <= entry["request"].items() and entry["builder"] == vars(builder):
+                    found.append(EngineConfig.from_dict(entry["request"]["config"]))
+        return found
+
+    def note_golden(self, cached: Cached, decibels: float) -> None:
+        """Remember that an engine reproduced the golden frame on this GPU."""
+        with contextlib.suppress(InputError), replacing(cached.path / GOLDEN) as fresh:
+            fresh.write_text(f"{decibels}\n", encoding="utf-8")
+
+    def kernels(self, builder: Builder) -> Path:
+        """The file for what TensorRT for RTX compiles at run time."""
+        return self.folder / f"kernels-{_digest(vars(builder))}"
 
     def entries(self) -> list[Path]:
         """The folders of all entries, the longest unused first."""
@@ -130,8 +146,9 @@ class EngineCache:
             if entry["sha256"] != sums or entry["request"] != request or entry["builder"] != made_by:
                 return "what lay in the cache is damaged"
             os.utime(path / ENTRY)
-            return Cached(engine, layers.decode(), "")
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            seconds, lighter = float(entry["seconds"]), str(entry["lighter"])
+            return Cached(engine, layers.decode(), "", path, seconds, lighter, _read_golden(path / GOLDEN))
+        except _DAMAGED:
             return "what lay in the cache is damaged"
 
     def _reason(self, path: Path, request: Mapping[str, Any], made_by: Mapping[str, Any]) -> str:
@@ -146,14 +163,20 @@ class EngineCache:
                         if entry["builder"][name] != made_by[name]
                     ]
                     return f"the one in the cache is of another build: {', '.join(changes)}"
-            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            except _DAMAGED:
                 continue
         return "it was not built here before"
 
     def _write(self, path: Path, request: Mapping[str, Any], made_by: Mapping[str, Any], built: Built) -> None:
         parts = {ENGINE: built.engine, LAYERS: built.layers.encode()}
         sums = {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
-        entry = {"request": request, "builder": made_by, "sha256": sums, "seconds": built.seconds}
+        entry = {
+            "request": request,
+            "builder": made_by,
+            "sha256": sums,
+            "seconds": built.seconds,
+            "lighter": built.lighter,
+        }
         with replacing(path, directory=True) as fresh:
             for name, data in parts.items():
                 (fresh / name).write_bytes(data)
@@ -165,7 +188,8 @@ class EngineCache:
         for path in self.entries():
             with contextlib.suppress(FileNotFoundError):
                 sizes[path] = sum(part.stat().st_size for part in path.iterdir())
-        total = sum(sizes.values())
+        others = [path for kind in ("timing", "kernels") for path in self.folder.glob(f"{kind}-*")]
+        total = sum(sizes.values()) + sum(path.stat().st_size for path in others)
         for path, size in sizes.items():
             if total <= self.limit_bytes:
                 return
@@ -173,12 +197,31 @@ class EngineCache:
                 shutil.rmtree(path, ignore_errors=True)
                 total -= size
 
+    def _timing(self, made_by: Mapping[str, Any]) -> Path:
+        """The file for what a builder measured of kernels."""
+        return self.folder / f"timing-{_digest(made_by)}"
+
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         """Alone with one entry, among threads and processes; the system lets go for a process that is killed."""
         with open(self.folder / f".lock-{name}", "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:  # some network file systems have no locks
+                _LOG.warning("%s cannot be locked (%s): an engine may be built twice", self.folder, error.strerror)
             yield
+
+
+def _graph(onnx: bytes, precision: str) -> dict[str, str]:
+    """What an entry says of the graph."""
+    return {"onnx": hashlib.sha256(onnx).hexdigest(), "precision": precision}
+
+
+def _read_golden(path: Path) -> float | None:
+    try:
+        return float(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _digest(values: Mapping[str, Any]) -> str:

@@ -18,8 +18,7 @@ class OnnxRuntimeSession:
         ``fuse_int8=False`` runs Q/DQ graphs node by node, slow and exact: fusing quantises biases, which overflows in
         the FP16 of TensorRT's form.
         """
-        ort = require("onnxruntime", "onnxruntime")
-        getattr(ort, "disable_telemetry_events", lambda: None)()
+        ort = load_onnxruntime("onnxruntime")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -30,14 +29,14 @@ class OnnxRuntimeSession:
         try:
             self._session: Any = ort.InferenceSession(onnx, options, providers=[provider])
         except Exception as error:  # its exception types are private
-            raise BackendError(f"ONNX Runtime refused the graph: {_first_line(error)}") from error
+            raise BackendError(f"ONNX Runtime refused the graph: {first_line(error)}") from error
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
         """See Session."""
         try:
             result: NDArray[Any] = self._session.run(None, {"lr": batch})[0]
         except Exception as error:  # its exception types are private
-            raise BackendError(f"ONNX Runtime failed on {batch.shape}: {_first_line(error)}") from error
+            raise BackendError(f"ONNX Runtime failed on {batch.shape}: {first_line(error)}") from error
         return result
 
     def close(self) -> None:
@@ -45,5 +44,13 @@ class OnnxRuntimeSession:
         self._session = None
 
 
-def _first_line(error: Exception) -> str:
+def load_onnxruntime(extra: str) -> Any:
+    """Its module, told to send nothing; MissingExtraError names the ``extra`` that brings it."""
+    ort = require("onnxruntime", extra)
+    getattr(ort, "disable_telemetry_events", lambda: None)()
+    return ort
+
+
+def first_line(error: Exception) -> str:
+    """Of what it says."""
     return str(error).strip().partition("\n")[0]

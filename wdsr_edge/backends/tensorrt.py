@@ -1,81 +1,35 @@
-"""Engines in TensorRT or TensorRT for RTX, run on a GPU: frames in flight in slots, CUDA graphs, pinned memory.
-
-A shape has two or more slots. A slot has a stream, an execution context, memory, and events for began, uploaded,
-computed and downloaded. A frame takes the next slot in turn; if that still holds a frame, its result is fetched first,
-so that nothing is overwritten. On GPUs that share the CPU's memory, the engine reads and writes pinned memory itself.
-"""
+"""Engines in TensorRT or TensorRT for RTX, run on a GPU: frames in flight in slots, CUDA graphs, pinned memory."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import pairwise
+from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple, TypeVar
 
 from .._errors import BackendError
-from ._cuda import Cuda, Resources
+from ._contexts import Engines
+from ._cuda import Cuda, OutOfMemory
+from ._slots import Batch, Slots, Ticket
 from .engine_config import Library
-from .tensorrt_library import make_log
 
 SLOTS = 2
 SHAPES = 4
 """Of how many shapes memory is kept; the longest unused goes first."""
 
-_LOG = logging.getLogger("wdsr_edge")
-
-Batch = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How long the parts of one frame took on the GPU, ms."""
-
-    upload_ms: float
-    """Host to device; 0 where memory is shared."""
-    compute_ms: float
-    """The engine; with several frames in flight, what others took of the GPU meanwhile included."""
-    download_ms: float
-    """Device to host; 0 where memory is shared."""
+Run = Callable[[Batch], Batch]
+_Used = TypeVar("_Used")
 
 
-class Ticket:
-    """A batch on its way."""
+class Plan(NamedTuple):
+    """A serialised engine."""
 
-    def __init__(self, slot: _Slot) -> None:
-        self._slot: _Slot | None = slot
-        self._lock = threading.Lock()
-        self._found: Batch | None = None
-        self._fault = ""
-        self.timing: Timing | None = None
-        """Once there is a result."""
-
-    def result(self) -> Batch:
-        """The enlarged batch, which belongs to the caller; waits for it. Raises BackendError if the GPU failed."""
-        with self._lock:
-            if self._slot is not None:
-                try:
-                    self._found, self.timing = self._slot.fetch()
-                except BackendError as error:
-                    self._fault = str(error)  # the error itself would keep the slot
-                self._slot = None  # not if it was interrupted
-        if self._found is None:
-            raise BackendError(self._fault)
-        return self._found
-
-    def settle(self) -> None:
-        """Fetch the result, or the error, so that the slot is free."""
-        try:
-            self.result()
-        except BackendError:
-            return
+    data: bytes
+    """Its bytes: native code."""
+    prove: Callable[[Run], None] = lambda run: None
+    """Called with what runs a batch in it, before anything else is; raises BackendError to refuse it."""
 
 
 class TensorRtSession:
@@ -86,25 +40,27 @@ class TensorRtSession:
         library: Library,
         trt: ModuleType,
         cuda: Cuda,
-        engine_for: Callable[[tuple[int, ...]], bytes],
+        plan_for: Callable[[tuple[int, ...]], Plan],
         *,
         slots: int = SLOTS,
         graphs: bool = True,
+        kernels: Path | None = None,
     ) -> None:
-        """``engine_for`` gives the serialised engine for a batch's shape, the same bytes for shapes that share one.
+        """``plan_for`` gives the engine for a batch's shape, the same bytes for shapes that share one.
 
-        ``graphs=False`` leaves CUDA graphs out. Raises BackendError from ``submit`` on, when an engine is first needed.
+        It may take minutes, in which other shapes go on. ``graphs=False`` leaves CUDA graphs out. ``kernels``: file for
+        what TensorRT for RTX compiles. Raises BackendError from ``submit`` on, when an engine is first needed.
         """
-        self._library, self._trt, self._cuda = library, trt, cuda
-        self._engine_for = engine_for
-        self._slots, self._graphs = slots, graphs
-        self._lock = threading.Lock()
-        self._shapes: dict[tuple[int, ...], _Shape] = {}
-        self._engines: dict[bytes, Any] = {}
+        self._cuda, self._plan_for = cuda, plan_for
+        self.in_flight = slots
+        """How many batches it works on at a time."""
+        self.activation_bytes = cuda.memory // 8
+        """What the widest activation of one window should take at most."""
+        self._lock, self._building = threading.Lock(), threading.Lock()
+        self._shapes: dict[tuple[int, ...], tuple[str, Slots]] = {}
         self._fault = ""
         self._closed = False
-        self._log = make_log(trt)
-        self._runtime = trt.Runtime(self._log)
+        self._engines = Engines(library, trt, cuda, graphs=graphs, kernels=kernels)
 
     def run(self, batch: Batch) -> Batch:
         """See Session."""
@@ -112,239 +68,86 @@ class TensorRtSession:
 
     def submit(self, batch: Batch) -> Ticket:
         """Start on ``batch`` (C-contiguous) and return at once; it may be changed afterwards. In order."""
-        with self._lock:
-            if self._closed:
-                raise BackendError("this session is closed: load the model again")
-            if self._fault:
-                raise BackendError(f"the GPU failed before ({self._fault}): load the model again")
-            self._cuda.select()
-            shape = self._shape_of(batch)
-            try:
-                return shape.submit(batch)
-            except BackendError as error:
-                self._fault = str(error)
-                raise
+        return self._with_slots(batch, lambda slots: slots.submit(batch))
+
+    def bare_ms(self, batch: Batch, count: int) -> float:
+        """Milliseconds of the engine alone for batches like this one, ``count`` in a row: what is left to win."""
+        return self._with_slots(batch, lambda slots: slots.repeat(count))
 
     def close(self) -> None:
         """Finish what is in flight, whose tickets keep their results, and free the GPU. Closing twice is fine."""
+        if self._cuda.is_forked:
+            return  # it is the parent's
         with self._lock:
             self._closed = True
             with contextlib.suppress(BackendError):
                 self._cuda.select()
-            for shape in self._shapes.values():
-                shape.close()
-            self._shapes.clear()
-            self._engines.clear()  # contexts are gone, now engines, and last of all the runtime
-            self._runtime = None
+            self._drop(*self._shapes)
+            self._engines.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_runtime"):
+        if hasattr(self, "_engines"):
             self.close()
 
-    def _shape_of(self, batch: Batch) -> _Shape:
+    def _with_slots(self, batch: Batch, use: Callable[[Slots], _Used]) -> _Used:
+        """``use`` the slots for batches like this one, alone."""
+        self._cuda.refuse_if_forked()
+        plan: Plan | None = None
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise BackendError("this session is closed: load the model again")
+                if self._fault:
+                    raise BackendError(f"the GPU failed before ({self._fault}): load the model again")
+                self._cuda.select()
+                slots = self._slots_of(batch, plan)
+                if slots is not None:
+                    try:
+                        return use(slots)
+                    except BackendError as error:
+                        self._fault = str(error)
+                        raise
+            with self._building:
+                plan = self._plan_for(batch.shape)
+
+    def _slots_of(self, batch: Batch, plan: Plan | None) -> Slots | None:
+        """Those that there are, or new ones in the engine of ``plan``; None without either."""
         key = (*batch.shape, batch.dtype.num)
         if key in self._shapes:
             self._shapes[key] = self._shapes.pop(key)  # the latest last
-            return self._shapes[key]
-        while len(self._shapes) >= SHAPES:
-            oldest = next(iter(self._shapes))
-            self._shapes.pop(oldest).close()
-        engine = self._load(self._engine_for(batch.shape))
-        made = _Shape(
-            self._cuda, self._contexts(engine, batch.shape, batch.dtype.name), batch, self._graphs, self._is_capturable
-        )
-        self._shapes[key] = made
-        return made
-
-    def _load(self, engine: bytes) -> Any:
-        if engine not in self._engines:
-            loaded = self._runtime.deserialize_cuda_engine(engine)
-            if loaded is None:
-                why = self._log.fault or "it is for another GPU or version"
-                raise BackendError(f"the engine cannot be loaded ({why}): build it again on this machine")
-            self._engines[engine] = loaded
-        return self._engines[engine]
-
-    def _contexts(self, engine: Any, shape: tuple[int, ...], dtype: str) -> list[Any]:
-        """One for each slot, with the input shape set."""
-        trt = self._trt
-        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        modes = [engine.get_tensor_mode(name) for name in names]
-        if sorted(map(str, modes)) != sorted(map(str, (trt.TensorIOMode.INPUT, trt.TensorIOMode.OUTPUT))):
-            raise BackendError(
-                f"the engine has the inputs and outputs {', '.join(names)}, not one of each: build it again"
-            )
-        wanted = {"uint8": trt.DataType.UINT8, "float32": trt.DataType.FLOAT}[dtype]
-        if any(engine.get_tensor_dtype(name) != wanted for name in names):
-            raise BackendError(f"the engine takes or makes no {dtype}: build it from the graph for {dtype}")
-        lr = names[modes.index(trt.TensorIOMode.INPUT)]
-        index = _profile_of(engine, lr, shape)
-        contexts = []
-        for _ in range(self._slots):
-            context = engine.create_execution_context()
-            if context is None:
-                raise BackendError(f"no execution context ({self._log.fault or 'as a rule the memory is full'})")
-            with ExitStack() as stack:
-                resources = Resources(self._cuda)
-                stack.callback(resources.close)
-                stream = resources.stream()
-                if not context.set_optimization_profile_async(index, int(stream)):
-                    raise BackendError(f"the engine refused its profile {index}: {self._log.fault}")
-                self._cuda.call("cudaStreamSynchronize", stream)
-            if not context.set_input_shape(lr, shape):
-                raise BackendError(f"the engine refused {shape}: {self._log.fault}")
-            contexts.append(_Context(context, lr, names[modes.index(trt.TensorIOMode.OUTPUT)]))
-        return contexts
-
-    def _is_capturable(self, context: Any, stream: Any) -> bool:
-        """Only TensorRT for RTX can tell beforehand."""
-        return self._library != "tensorrt-rtx" or bool(context.is_stream_capturable(int(stream)))
-
-
-@dataclass
-class _Context:
-    """An execution context, and the names of its input and output."""
-
-    context: Any
-    lr: str
-    sr: str
-
-    def enqueue(self, stream: Any) -> None:
-        if not self.context.execute_async_v3(int(stream)):
-            raise BackendError("the engine could not be started: load the model again")
-
-
-class _Shape:
-    """The slots of one shape. Their memory is set aside once."""
-
-    def __init__(
-        self,
-        cuda: Cuda,
-        contexts: list[_Context],
-        batch: Batch,
-        graphs: bool,
-        capturable: Callable[[Any, Any], bool],
-    ) -> None:
-        self._cuda = cuda
-        self._slots: list[_Slot] = []
-        self._next = 0
-        try:
-            for context in contexts:
-                self._slots.append(_Slot(cuda, context, batch))
-            for slot in self._slots:
-                slot.warm_up(graphs, capturable)
-        except BaseException:
-            self.close()
-            raise
-
-    def submit(self, batch: Batch) -> Ticket:
-        slot = self._slots[self._next]
-        self._next = (self._next + 1) % len(self._slots)
-        return slot.submit(batch)
-
-    def close(self) -> None:
-        for slot in self._slots:
-            slot.close()
-        self._slots.clear()
-
-
-class _Slot:
-    """One batch in flight."""
-
-    def __init__(self, cuda: Cuda, context: _Context, batch: Batch) -> None:
-        self._cuda, self._context = cuda, context
-        self._resources = Resources(cuda)
-        self._ticket: Ticket | None = None
-        self._graph: Any = None
-        try:
-            self._stream = self._resources.stream()
-            self._began, self._uploaded, self._computed, self._downloaded = (self._resources.event() for _ in range(4))
-            shape = tuple(context.context.get_tensor_shape(context.sr))
-            if len(shape) != 4 or min(shape) < 1:
-                raise BackendError(f"the engine makes {shape} of {batch.shape}: build it again")
-            size = int(np.prod(shape)) * batch.itemsize
-            self._host_lr, seen_lr = self._resources.pinned(batch.nbytes)
-            self._host_sr, seen_sr = self._resources.pinned(size)
-            self._lr = seen_lr if cuda.integrated else self._resources.device(batch.nbytes)
-            self._sr = seen_sr if cuda.integrated else self._resources.device(size)
-            self._shape, self._dtype = shape, batch.dtype
-            for name, address in ((context.lr, self._lr), (context.sr, self._sr)):
-                if not context.context.set_tensor_address(name, address):
-                    raise BackendError(f"the engine refused an address for {name}")
-        except BaseException:
-            self._resources.close()
-            raise
-
-    def warm_up(self, graph: bool, capturable: Callable[[Any, Any], bool]) -> None:
-        """Run once, which sets up what depends on the shape, and capture the next run."""
-        self._host_lr[:] = 0
-        self._copy(self._lr, self._host_lr, "cudaMemcpyHostToDevice")
-        self._context.enqueue(self._stream)
-        self._cuda.call("cudaStreamSynchronize", self._stream)
-        if not graph:
-            return
-        if not capturable(self._context.context, self._stream):
-            _LOG.warning("this engine cannot be captured in a CUDA graph: frames start more slowly")
-            return
-        try:
-            self._graph = self._resources.graph(self._stream, lambda: self._context.enqueue(self._stream))
-        except BackendError as error:
-            _LOG.warning("no CUDA graph (%s): frames start more slowly", str(error))
-
-    def submit(self, batch: Batch) -> Ticket:
-        if self._ticket is not None:
-            self._ticket.settle()
-        self._host_lr[:] = np.ascontiguousarray(batch).reshape(-1).view(np.uint8)
-        self._record(self._began)
-        self._copy(self._lr, self._host_lr, "cudaMemcpyHostToDevice")
-        self._record(self._uploaded)
-        if self._graph is None:
-            self._context.enqueue(self._stream)
+        elif plan is None:
+            return None
         else:
-            self._cuda.call("cudaGraphLaunch", self._graph, self._stream)
-        self._record(self._computed)
-        self._copy(self._host_sr, self._sr, "cudaMemcpyDeviceToHost")
-        self._record(self._downloaded)
-        self._ticket = Ticket(self)
-        return self._ticket
+            while len(self._shapes) >= SHAPES:
+                self._drop(next(iter(self._shapes)))
+            try:
+                self._shapes[key] = self._make(batch, plan)
+            except OutOfMemory:
+                if not self._shapes:
+                    raise
+                self._drop(*self._shapes)
+                self._shapes[key] = self._make(batch, plan)
+        return self._shapes[key][1]
 
-    def fetch(self) -> tuple[Batch, Timing]:
-        """What the batch in flight has become."""
-        self._cuda.select()
-        self._cuda.call("cudaEventSynchronize", self._downloaded)
-        parts = (self._began, self._uploaded, self._computed, self._downloaded)
-        times = [float(self._cuda.call("cudaEventElapsedTime", *pair)) for pair in pairwise(parts)]
-        timing = Timing(0, sum(times), 0) if self._cuda.integrated else Timing(*times)
-        return self._host_sr.view(self._dtype).reshape(self._shape).copy(), timing
-
-    def close(self) -> None:
-        """Wait, and free what the slot has; the ticket keeps the result."""
-        if self._ticket is not None:
-            self._ticket.settle()
+    def _make(self, batch: Batch, plan: Plan) -> tuple[str, Slots]:
+        """New slots, proven, and the key of their engine."""
         try:
-            self._cuda.call("cudaStreamSynchronize", self._stream)
-        except BackendError as error:
-            _LOG.warning("while a slot was closed: %s", str(error))
-        del self._host_lr, self._host_sr
-        self._resources.close()
+            engine = self._engines.load(plan.data)
+            opener = self._engines.opener(engine, batch.shape, batch.dtype.name)
+            slots = Slots(self._cuda, opener, batch, self.in_flight, self._engines.captures)
+            try:
+                plan.prove(lambda one: slots.submit(one).result())
+            except BaseException:
+                slots.close()
+                raise
+        except BaseException:
+            self._drop()
+            raise
+        self._engines.write_kernels()
+        return engine, slots
 
-    def _copy(self, target: NDArray[np.uint8] | int, source: NDArray[np.uint8] | int, kind: str) -> None:
-        """Between pinned memory and the GPU's, unless they are one."""
-        if self._cuda.integrated:
-            return
-        size = next(side.nbytes for side in (target, source) if isinstance(side, np.ndarray))
-        addresses = (side if isinstance(side, int) else side.ctypes.data for side in (target, source))
-        way = getattr(self._cuda.runtime.cudaMemcpyKind, kind)
-        self._cuda.call("cudaMemcpyAsync", *addresses, size, way, self._stream)
-
-    def _record(self, event: Any) -> None:
-        self._cuda.call("cudaEventRecord", event, self._stream)
-
-
-def _profile_of(engine: Any, name: str, shape: tuple[int, ...]) -> int:
-    """The first optimisation profile that takes ``shape``."""
-    for index in range(engine.num_optimization_profiles):
-        least, _, most = engine.get_tensor_profile_shape(name, index)
-        if all(low <= side <= high for low, side, high in zip(least, shape, most, strict=True)):
-            return index
-    raise BackendError(f"the engine does not take {shape}: compile one that does")
+    def _drop(self, *keys: tuple[int, ...]) -> None:
+        """Close the slots of some shapes, and drop the engines that no shape is left for."""
+        for key in keys:
+            self._shapes.pop(key)[1].close()
+        self._engines.keep(engine for engine, _ in self._shapes.values())

@@ -15,6 +15,8 @@ MODULES: dict[Library, tuple[str, ...]] = {
 }
 """Under which names each library may be installed, the first that is found."""
 
+_LOG_NAME = "_wdsr_edge_log"
+
 OLDEST: dict[Library, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 7)}
 """What the strongly typed path needs."""
 
@@ -52,3 +54,10 @@ def make_log(trt: ModuleType) -> Any:
                 self.layers = message
 
     return Log()
+
+
+def log_of(trt: ModuleType) -> Any:
+    """The one logger of this process: TensorRT keeps the first that it is given, and it must outlive everything."""
+    if not hasattr(trt, _LOG_NAME):
+        setattr(trt, _LOG_NAME, make_log(trt))
+    return getattr(trt, _LOG_NAME)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -55,6 +56,13 @@ for command in (
     app.command(name=command.__name__.rpartition(".")[2].rstrip("_"))(command.run)
 
 
+class _Said(logging.Handler):
+    """What the packages report meanwhile, such as an engine that is being built, as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         print(__version__)
@@ -75,6 +83,9 @@ def _options(
 
 def main() -> None:
     """Entry point. Ends with exit code 0, 1 (a check failed) or 2 (bad input, one line on stderr)."""
+    log = logging.getLogger("wdsr_edge")
+    log.setLevel(logging.INFO)
+    log.addHandler(_Said())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that nothing half-written stays
     try:
         code = app(standalone_mode=False)

@@ -13,8 +13,10 @@ from ..bundle import Bundle
 from .output import (
     BackendOption,
     BundleArgument,
+    DeviceOption,
     JsonFlag,
     PrecisionOption,
+    decibels,
     print_json,
     print_table,
     progress_bar,
@@ -36,21 +38,21 @@ def run(
     ] = 3.0,
     warmup: Annotated[int, typer.Option(min=0, help="Calls that do not count.")] = 3,
     tile: Annotated[int, typer.Option(min=0, help="Core edge in LR pixels; 0 is automatic.")] = 0,
+    device: DeviceOption = 0,
     json: JsonFlag = False,
 ) -> None:
-    """Time frames host to host, uint8 array in and out, in every engine here, in FP32 and INT8.
+    """Time frames host to host, uint8 array in and out, in every engine here and every precision that suits it.
 
     Each is first checked against the bundle's golden frame. Unless the choice was narrowed, the fastest is remembered,
-    and is what auto then means for this bundle on this machine. FP16, for GPUs, is timed if asked for.
+    and is what auto then means for this bundle on this machine. FP16 on a CPU is timed if asked for.
     """
+    from ..backends import GpuOptions
     from ..comparison import compare
-    from ..loading import choose, find_bundle
-    from ..speed import choices
+    from ..loading import candidates, find_bundle
 
     sizes = [parse_size(text) for text in dict.fromkeys(size or ("480x270", "960x540", "1280x720"))]
     bundle = Bundle.load(find_bundle(model))
-    first = choose(bundle, backend, precision)  # type: ignore[arg-type]
-    among = choices(bundle, backend, precision) or (first,)  # type: ignore[arg-type]
+    among = candidates(bundle, backend, precision)  # type: ignore[arg-type]
     with progress_bar() as bar:
         task = bar.add_task("benchmark", total=len(sizes))
         timed = compare(
@@ -58,6 +60,7 @@ def run(
             among,
             sizes,
             tile=tile or "auto",
+            gpu=GpuOptions(device),
             warmup=warmup,
             seconds=seconds,
             on_step=lambda: bar.advance(task),
@@ -109,9 +112,40 @@ def document_of(timed: Sequence[Timed]) -> list[dict[str, Any]]:
     return [
         {
             **one.choice._asdict(),
-            "golden_db": None if one.golden is None else one.golden.psnr_db,
+            "golden_db": one.golden_db,
             "fault": one.fault,
-            "sizes": [{"height": h, "width": w, **dataclasses.asdict(found)} for (h, w), found in one.latency.items()],
+            "sizes": [
+                {
+                    "height": h,
+                    "width": w,
+                    **dataclasses.asdict(found),
+                    "stream_ms": one.stream_ms.get((h, w)),
+                    "engine_ms": one.engine_ms.get((h, w)),
+                }
+                for (h, w), found in one.latency.items()
+            ],
+            "engines": [dataclasses.asdict(report) for report in one.reports],
         }
         for one in timed
     ]
+
+
+def rows_of(timed: Sequence[Timed]) -> list[tuple[str, ...]]:
+    """A row for each size and way to run it: engine, precision, golden frame, and milliseconds."""
+    return [
+        (
+            f"{w}x{h}",
+            one.choice.backend,
+            one.choice.precision,
+            "" if one.golden_db is None else decibels(one.golden_db),
+            f"{latency.p50_ms:.2f}",
+            f"{latency.p99_ms:.2f}",
+            *(f"{found[h, w]:.2f}" if (h, w) in found else "" for found in (one.stream_ms, one.engine_ms)),
+        )
+        for one in timed
+        for (h, w), latency in one.latency.items()
+    ]
+
+
+ROWS = ("frame", "engine", "precision", "golden frame", "p50 ms", "p99 ms", "in a stream ms", "engine alone ms")
+"""What ``rows_of`` has."""

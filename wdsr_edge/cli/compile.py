@@ -3,65 +3,166 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json as json_module
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from .._errors import InputError, WdsrError
-from .._files import check_folder, replacing
-from ..bundle import Bundle, Precision, onnx_name
-from .output import BundleArgument, JsonFlag, print_json, print_table, progress_bar, say
+from .._errors import BackendError, InputError, WdsrError
+from .._files import check_folder
+from ..bundle import Bundle, Precision
+from .benchmark import ROWS, document_of, keep_fastest, rows_of, say_faults
+from .output import BundleArgument, DeviceOption, JsonFlag, build_bar, print_json, print_table, say, stdout
 from .sizes import parse_size
 
 if TYPE_CHECKING:
-    from ..backends.audit import Audit
-    from ..backends.engine_build import Built
-    from ..backends.engine_config import EngineConfig, Profile
+    from ..backends.engine_config import EngineConfig, Library, Profile
+    from ..comparison import Timed
     from ..targets import Target
 
 
 def run(
     model: BundleArgument,
-    target: Annotated[list[str], typer.Option(help="Device to compile for, such as rtx-4090; may be repeated.")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help=r"Another device, such as rtx-4090; may be repeated. \[the GPU of this machine]"),
+    ] = None,
     precision: Annotated[
         list[str] | None, typer.Option(help=r"fp32, fp16 or int8; may be repeated. \[all that the bundle has]")
     ] = None,
     size: Annotated[
-        list[str] | None, typer.Option(help="LR frame of a camera mode, WIDTHxHEIGHT; may be repeated. [480x270]")
+        list[str] | None, typer.Option(help=r"LR frame of a camera mode, WIDTHxHEIGHT; may be repeated. \[480x270]")
     ] = None,
     profile: Annotated[
         list[str] | None, typer.Option(help="Any frame from MIN to MAX, fastest at BEST: MIN,BEST,MAX as sizes.")
     ] = None,
     portrait: Annotated[bool, typer.Option("--portrait", help="Take each size on its side as well.")] = False,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the engines.")] = Path("engines"),
+    backend: Annotated[
+        str, typer.Option(help=r"On this machine: tensorrt or tensorrt-rtx. \[all that are installed]")
+    ] = "auto",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for engines of other devices.")] = Path(
+        "engines"
+    ),
     workspace: Annotated[
-        int | None, typer.Option(help=r"MiB for kernels, and with TensorRT for RTX for activations. \[no limit]")
+        int | None,
+        typer.Option(help=r"MiB for kernels, and with TensorRT for RTX for activations. \[half of what is free]"),
     ] = None,
     optimization: Annotated[int, typer.Option(help="How long to look for fast kernels, 0 to 5.")] = 3,
     aux_streams: Annotated[int | None, typer.Option(help="Streams for kernels beside the engine's own.")] = None,
     tiling: Annotated[str, typer.Option(help="Tiling in the L2 cache: none, fast, moderate or full.")] = "none",
     l2_limit: Annotated[int | None, typer.Option(help="MiB of L2 cache for tiling.")] = None,
+    hardware: Annotated[
+        str, typer.Option(help="Other GPUs to run on as well: this, same-compute-capability or ampere-plus.")
+    ] = "this",
+    dla: Annotated[int | None, typer.Option(help="DLA core to run on, in FP16, with the GPU for the rest.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.0, max=3600.0, help="Time for each size.")] = 2.0,
+    device: DeviceOption = 0,
     json: JsonFlag = False,
 ) -> None:
-    """Compile a bundle's graphs for another machine, with no GPU at hand, and check what each layer computes in.
+    """Compile a bundle's graphs, check what each layer computes in, and on this machine's GPU prove and time them.
 
-    TensorRT for RTX does that for GeForce and most server GPUs. For a Jetson or an H100, which compile for themselves,
-    this prints what to run there. An engine is native code: load only what you have compiled.
+    Without --target this is a GPU's first run: engines go into the cache, from where load takes them, reproduce the
+    golden frame, and are timed; the fastest is what auto then means here. With --target, TensorRT for RTX compiles for
+    GeForce and most server GPUs with no GPU at hand; for a Jetson or an H100, which compile for themselves, this prints
+    what to run there. An engine is native code: load only what you have compiled.
     """
     from ..backends.engine_config import EngineConfig
     from ..loading import find_bundle
-    from ..targets import find_target
 
     bundle = Bundle.load(find_bundle(model))
     kinds = _kinds(bundle, precision)
     profiles = _profiles(size, profile, portrait)
-    config = EngineConfig(profiles, workspace, optimization, aux_streams, cast(Any, tiling), l2_limit)
+    config = EngineConfig(
+        profiles, workspace, optimization, aux_streams, cast(Any, tiling), l2_limit, cast(Any, hardware), dla
+    )
+    if target:
+        _compile_for_others(bundle, kinds, config, target, output, json)
+    else:
+        _compile_here(bundle, kinds, config, backend, device, seconds, bool(precision), json)
+
+
+def _compile_here(
+    bundle: Bundle,
+    kinds: Sequence[Precision],
+    config: EngineConfig,
+    backend: str,
+    device: int,
+    seconds: float,
+    narrowed: bool,
+    json: bool,
+) -> None:
+    """An engine of its own for each shape, which is what runs fastest, or one for a profile."""
+    from ..backends import COMPILED, GpuOptions, check_backend, installed
+    from ..backends._cuda import Cuda
+    from ..backends.engine_build import check_config
+    from ..backends.tensorrt_library import open_library, version_of
+    from ..first_run import first_run
+    from ..speed import choices
+
+    check_backend(backend)  # type: ignore[arg-type]
+    if backend != "auto" and backend not in COMPILED:
+        raise InputError(f"--backend must be one of {', '.join(COMPILED)}, got {backend}: the others compile nothing")
+    among = [choice for choice in choices(bundle, backend) if choice.backend in COMPILED]  # type: ignore[arg-type]
+    among = [choice for choice in among if choice.precision in kinds]
+    if not among:
+        raise BackendError(
+            f"nothing here compiles for a GPU (there is {', '.join(installed()) or 'no engine'}): "
+            "name another device with --target, or see wdsr-edge doctor"
+        )
+    configs = [dataclasses.replace(config, profiles=(one,)) for one in config.profiles]
+    for library in dict.fromkeys(choice.backend for choice in among):
+        for kind, one in itertools.product(kinds, configs):
+            check_config(cast("Library", library), version_of(open_library(cast("Library", library))), one, kind)
+    Cuda(device)
+    with build_bar() as on_progress:
+        gpu = GpuOptions(device, on_progress=on_progress)
+        found = first_run(bundle, among, configs, gpu=gpu, seconds=seconds)
+    clocks = dataclasses.asdict(found.clocks)
+    if json:
+        print_json({"model": bundle.name, "choices": document_of(found.timed), "clocks": clocks})
+    else:
+        print_table(f"{bundle.name}, compiled and timed host to host", ROWS, rows_of(found.timed))
+        _print_engines(found.timed)
+        read = ", ".join(f"{name} {value}" for name, value in clocks.items() if value)
+        stdout.print(f"Clocks at work: {read or 'nothing here tells them'}", markup=False)
+    say_faults(found.timed)
+    for line in (*found.slower_int8, *found.clocks.advice):
+        say(line)
+    faults = [bool(one.fault) for one in found.timed]
+    if not narrowed and backend == "auto" and not all(faults):
+        keep_fastest(bundle, found.timed)
+    if any(faults):
+        raise typer.Exit(1)
+
+
+def _print_engines(timed: Sequence[Timed]) -> None:
+    rows = [
+        (
+            " ".join(one.choice),
+            " and ".join(map(str, report.config.profiles)),
+            f"{report.size / 1e6:.2f} MB",
+            f"{report.seconds:.1f} s{'' if report.built else ' (cached)'}",
+            str(report.audit.convolutions),
+            str(len(report.audit.widened)),
+            ", ".join(report.audit.reformats) or "none",
+        )
+        for one in timed
+        for report in one.reports
+    ]
+    header = ("engine", "frames", "size", "built in", "convs as asked", "INT8 to FP32", "reformat layers")
+    print_table("Engines", header, rows, figures=False)
+
+
+def _compile_for_others(
+    bundle: Bundle, kinds: Sequence[Precision], config: EngineConfig, target: Sequence[str], output: Path, json: bool
+) -> None:
+    from ..ahead_of_time import commands_for
+    from ..targets import find_target
+
     targets = [find_target(name) for name in dict.fromkeys(target)]
-    on_device = {one.name: _commands(bundle, kinds, one, config) for one in targets if one.library == "tensorrt"}
+    on_device = {one.name: commands_for(bundle, kinds, one, config) for one in targets if one.library == "tensorrt"}
     here = [one for one in targets if one.library != "tensorrt"]
     if here:
         check_folder(output, keep=False)
@@ -117,75 +218,20 @@ def _profiles(sizes: Sequence[str] | None, ranges: Sequence[str] | None, portrai
 
 
 def _compile(bundle: Bundle, kind: Precision, device: Target, config: EngineConfig, folder: Path) -> dict[str, Any]:
-    """Build, audit, and write the engine with what it is; nothing is written if the audit fails."""
-    from ..backends.audit import audit
-    from ..backends.build_process import build_apart
-    from ..backends.tensorrt_library import open_library
+    from ..ahead_of_time import compile_for
 
-    onnx = bundle.onnx(kind)
-    version = open_library(device.library).__version__
-    shapes = "_".join(map(str, config.profiles))
-    onnx_sha256 = hashlib.sha256(onnx).hexdigest()
-    request = json_module.dumps([onnx_sha256, config.as_dict()])
-    identity = hashlib.sha256(request.encode()).hexdigest()[:8]
-    path = folder / f"{bundle.name}-{kind}-{shapes}-{device.name}-{device.library}-{version}-{identity}.engine"
-    if len(path.name) > 200:
-        raise InputError(f"too many sizes for the name of one engine: {path.name[:100]}...: compile fewer at a time")
     what = f"{device.name} {kind}"
     say(f"compiling {bundle.name} in {kind} for {device.device}")
-    with progress_bar() as bar:
-        task = bar.add_task(what, total=None)
-        built = build_apart(
-            device.library,
-            onnx,
+    with build_bar() as on_progress:
+        return compile_for(
+            bundle,
+            kind,
+            device,
             config,
-            precision=kind,
-            on_progress=lambda phase, done, total: bar.update(task, description=phase, completed=done, total=total),
+            folder,
+            on_progress=on_progress,
             on_retry=lambda reason: say(f"{what}: {reason}"),
         )
-    found = audit(onnx, built.layers, len(config.profiles))
-    entry = _entry(kind, device, config, built, found) | {"onnx_sha256": onnx_sha256}
-    if found.passed:
-        entry["engine"] = str(_write(path, built, entry | {"library": f"{device.library} {version}"}))
-    return entry
-
-
-def _entry(kind: Precision, device: Target, config: EngineConfig, built: Built, found: Audit) -> dict[str, Any]:
-    return {
-        "target": device.name,
-        "precision": kind,
-        "engine": None,
-        "bytes": len(built.engine),
-        "sha256": hashlib.sha256(built.engine).hexdigest(),
-        "seconds": round(built.seconds, 3),
-        "config": config.as_dict(),
-        "convolutions": found.convolutions,
-        "faults": list(found.faults),
-        "reformats": list(found.reformats),
-        "widened": list(found.widened),
-    }
-
-
-def _write(path: Path, built: Built, entry: dict[str, Any]) -> Path:
-    for target, data in (
-        (path, built.engine),
-        (path.with_suffix(".json"), json_module.dumps(entry | {"engine": path.name}, indent=2).encode() + b"\n"),
-    ):
-        with replacing(target) as fresh:
-            fresh.write_bytes(data)
-    return path
-
-
-def _commands(bundle: Bundle, kinds: Sequence[Precision], device: Target, config: EngineConfig) -> list[str]:
-    """A line for each precision, to be run in the folder that the bundle was copied into."""
-    from ..targets import trtexec_line
-
-    folder = bundle.path.resolve().name
-    shapes = "_".join(map(str, config.profiles))
-    return [
-        trtexec_line(f"{folder}/{onnx_name(kind)}", f"{bundle.name}-{kind}-{shapes}-{device.name}.engine", config)
-        for kind in kinds
-    ]
 
 
 def _print(bundle: Bundle, made: Sequence[dict[str, Any]], on_device: dict[str, list[str]]) -> None:

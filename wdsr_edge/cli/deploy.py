@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._errors import InputError
+from ..backends import COMPILED, ON_CPU
 from ..bundle import Bundle
 from ..loading import find_bundle, is_checkpoint
 from .benchmark import document_of, keep_fastest, say_faults
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..comparison import Size
     from ..config import ModelConfig
     from ..metrics import Difference
+    from ..timing import Latency
 
 
 def run(
@@ -106,7 +108,6 @@ def _document(config: ModelConfig, found: Deployment) -> dict[str, Any]:
         "int8_drop_db": {one.graph: one.drops for one in found.int8},
         "choices": document_of(found.timed),
         "passes": [saving._asdict() for saving in found.savings],
-        "not_built_yet": ["tensorrt"],
     }
 
 
@@ -121,31 +122,43 @@ def _print_report(config: ModelConfig, found: Deployment, sizes: Sequence[Size],
         for graphs in (("fp32",), ("fp16",), ("int8", "int8-cpu"))
     ]
     missing = ["not reached", "not reached", "not reached" if asked or found.bundle is None else "needs --calibration"]
-    last = ["not built yet"]
 
     def row(title: str, of: Callable[[Difference], float], best: Any, shown: Callable[[Any], str]) -> list[str]:
         cells = [
             shown(best(map(of, column))) if column else words for column, words in zip(columns, missing, strict=True)
         ]
-        return [title, *cells, *last]
+        return [title, *cells]
 
     rows = [
         row("PSNR to PyTorch", lambda total: total.psnr_db, min, decibels),
         row("largest difference", lambda total: total.max_levels, max, lambda levels: count(levels, "level")),
     ]
     if found.int8:
-        rows.append(["drop on held-out images", "", "", f"{max(one.drop_db for one in found.int8):.3f} dB", *last])
-    for h, w in sizes:
-        for engine in dict.fromkeys(one.choice.backend for one in found.timed):
-            cells = {"fp32": "", "fp16": "for GPUs", "int8": "" if columns[2] else missing[2]}
-            for one in found.timed:
-                if one.choice.backend == engine:
-                    latency = one.latency.get((h, w))
-                    shown = f"{latency.p50_ms:.1f} ({latency.p99_ms:.1f})" if latency else "failed"
-                    cells[one.choice.precision] = shown
-            rows.append([f"{w}x{h} in {engine}, p50 (p99) ms", *cells.values(), *last])
-    title = f"{config.name}: {config.parameters:,} parameters, {config.macs:,} MACs/LR pixel, on the CPU"
-    print_table(title, ("", "FP32", "FP16", "INT8", "TensorRT"), rows)
+        rows.append(["drop on held-out images", "", "", f"{max(one.drop_db for one in found.int8):.3f} dB"])
+    for engine in dict.fromkeys(one.choice.backend for one in found.timed):
+        on_cpu = engine in ON_CPU
+        usual: dict[str, str] = {
+            "fp32": "",
+            "fp16": "for GPUs" if on_cpu else "",
+            "int8": "" if columns[2] else missing[2],
+        }
+        mine = [one for one in found.timed if one.choice.backend == engine]
+        if not on_cpu:
+            golden: dict[str, str] = {
+                one.choice.precision: decibels(one.golden_db) for one in mine if one.golden_db is not None
+            }
+            rows.append([f"golden frame in {engine}", *(usual | golden).values()])
+        for h, w in sizes:
+            times: dict[str, str] = {one.choice.precision: _shown(one.latency.get((h, w))) for one in mine}
+            rows.append([f"{w}x{h} in {engine}, p50 (p99) ms", *(usual | times).values()])
+    if not any(one.choice.backend in COMPILED for one in found.timed):
+        rows.append(["TensorRT", *3 * ["no GPU here"]])
+    title = f"{config.name}: {config.parameters:,} parameters, {config.macs:,} MACs/LR pixel"
+    print_table(title, ("", "FP32", "FP16", "INT8"), rows)
+
+
+def _shown(latency: Latency | None) -> str:
+    return f"{latency.p50_ms:.1f} ({latency.p99_ms:.1f})" if latency else "failed"
 
 
 def _read_card(path: Path) -> dict[str, Any]:

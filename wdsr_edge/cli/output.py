@@ -28,8 +28,14 @@ from rich.text import Text
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A zoo name, a bundle directory or a checkpoint.")]
 BackendOption = Annotated[
-    str, typer.Option("--backend", help="auto, onnxruntime or openvino; auto is the fastest measured here.")
+    str,
+    typer.Option(
+        "--backend",
+        help="auto, tensorrt, tensorrt-rtx, onnxruntime-cuda, onnxruntime-tensorrt, onnxruntime or openvino; "
+        "auto is the fastest measured here.",
+    ),
 ]
+DeviceOption = Annotated[int, typer.Option("--device", min=0, help="GPU, as CUDA numbers them.")]
 PrecisionOption = Annotated[
     str, typer.Option("--precision", help="auto, fp32, fp16 or int8; auto is the fastest measured here.")
 ]
@@ -57,9 +63,13 @@ def count(number: int, noun: str) -> str:
 
 
 def print_json(document: Any) -> None:
-    """``document`` on stdout; infinities as the string ``inf``, which JSON has no number for."""
-    json.dump(_plain(document), sys.stdout, indent=2)
-    sys.stdout.write("\n")
+    """``document`` on stdout."""
+    sys.stdout.write(json_text(document))
+
+
+def json_text(document: Any) -> str:
+    """``document`` as JSON; infinities as the string ``inf``, which JSON has no number for."""
+    return json.dumps(_plain(document), indent=2) + "\n"
 
 
 def _plain(value: Any) -> Any:
@@ -99,6 +109,14 @@ def stages_bar(name: str) -> Iterator[tuple[Callable[[str, int], None], Callable
             bar.reset(task, description=stage, total=total)
 
         yield on_stage, lambda: bar.advance(task)
+
+
+@contextmanager
+def build_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for the phases of a build: what to call with a phase's name, the steps done, and how many there are."""
+    with progress_bar() as bar:
+        task = bar.add_task("compile", total=None)
+        yield lambda phase, done, total: bar.update(task, description=phase, completed=done, total=total)
 
 
 def byte_bar() -> Progress:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .output import BackendOption, JsonFlag, PrecisionOption, count, print_json, progress_bar, say
+from .output import BackendOption, DeviceOption, JsonFlag, PrecisionOption, count, print_json, progress_bar, say
 
 
 def run(
@@ -19,6 +19,7 @@ def run(
     format: Annotated[str, typer.Option(help="png, jpg, webp, bmp or tif; default: as each input.")] = "",
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG and WebP quality.")] = 95,
     tile: Annotated[int, typer.Option(min=0, help="Core edge of a tile in LR pixels; 0 is automatic.")] = 0,
+    device: DeviceOption = 0,
     json: JsonFlag = False,
 ) -> None:
     """Enlarge image files; colour profile, EXIF, transparency and 16 bits are kept.
@@ -28,7 +29,13 @@ def run(
     from .. import InputError, load
     from ..upscale import plan, upscale_files
 
-    with load(model, backend=backend, precision=precision, tile=tile or "auto") as sr:  # type: ignore[arg-type]
+    with load(
+        model,
+        backend=backend,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
+        device=device,
+        tile=tile or "auto",
+    ) as sr:
         jobs = plan(inputs, output, sr.scale, suffix=f".{format.lstrip('.')}" if format else "")
         with progress_bar() as bar:
             done = list(bar.track(upscale_files(sr, jobs, quality=quality), len(jobs), description="upscale"))

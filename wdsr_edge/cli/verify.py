@@ -75,13 +75,13 @@ def _against_torch(model: str, images: Path | None, onnx: Path | None) -> list[d
 
 
 def _against_golden(model: str) -> list[dict[str, Any]]:
-    from ..backends import resolve
+    from ..backends import check_backend
     from ..bundle import Bundle
     from ..gates import check_golden
     from ..loading import find_bundle, open_bundle
     from ..speed import choices, graph_of
 
-    resolve("auto")
+    check_backend("auto")
     bundle = Bundle.load(find_bundle(model))
     reports = []
     for choice in (*choices(bundle), *choices(bundle, precision="fp16")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -15,7 +16,8 @@ from tests.simulated_tensorrt import SimulatedTensorRT
 from tests.wdsr_edge.backends.test_audit import CONVS, dump
 from wdsr_edge import BackendError, Bundle, InputError
 from wdsr_edge.backends._cuda import Cuda
-from wdsr_edge.backends.device_engines import DeviceEngines
+from wdsr_edge.backends.device import EngineReport, GpuOptions
+from wdsr_edge.backends.device_engines import DeviceEngines, VouchedEngine
 from wdsr_edge.backends.engine_build import Built
 from wdsr_edge.backends.engine_cache import EngineCache
 from wdsr_edge.backends.engine_config import EngineConfig, Profile, Shape
@@ -29,6 +31,8 @@ ONNX = Bundle.load(MODEL).onnx("fp16")
 class Workshop:
     """Builds simulated engines; ``runs_in`` is what their layers say."""
 
+    lighter = ""
+
     def __init__(self, runs_in: str = "Half") -> None:
         self.layers = dump("Datatype", dict.fromkeys(CONVS, runs_in))
         self.asked: list[tuple[EngineConfig, dict[str, Any]]] = []
@@ -37,14 +41,22 @@ class Workshop:
         self.asked.append((config, options))
         profiles = [[(*shape, 3) for shape in (p.least, p.best, p.most)] for p in config.profiles]
         engine = json.dumps({"onnx": str(MODEL / "fp32.onnx"), "scale": 2, "profiles": profiles}).encode()
-        return Built(engine, self.layers, b"", 0.1)
+        return Built(engine, self.layers, b"", 0.1, self.lighter)
 
 
-def engines(folder: Path, build: Workshop, device: Device | None = None, **options: Any) -> DeviceEngines:
+def engines(
+    folder: Path,
+    build: Workshop,
+    device: Device | None = None,
+    config: EngineConfig | None = None,
+    onnx: bytes = ONNX,
+    **options: Any,
+) -> DeviceEngines:
     device = device or Device(lambda n: n - 1)
     trt: Any = SimulatedTensorRT("11.4.0", device)
+    gpu = GpuOptions(config=config, on_report=options.pop("on_report", lambda report: None))
     cache = EngineCache(folder)
-    return DeviceEngines("tensorrt", trt, Cuda(0, device), ONNX, "fp16", cache=cache, build=build, **options)
+    return DeviceEngines("tensorrt", trt, Cuda(0, device), onnx, "fp16", cache=cache, gpu=gpu, build=build, **options)
 
 
 def test_a_frame_goes_all_the_way(tmp_path: Path) -> None:
@@ -68,27 +80,47 @@ def test_what_the_cache_has_is_not_built_again(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.INFO, "wdsr_edge"):
         first = engines(tmp_path, build)((1, 8, 9, 3))
         second = engines(tmp_path, build)((1, 8, 9, 3))
-    assert first == second
+    assert first.data == second.data
     assert len(build.asked) == 1
-    assert caplog.messages == ["built an engine for 9x8 in fp16: it was not built here before"]
+    assert caplog.messages == [
+        "building a tensorrt engine for 9x8 in fp16, which may take minutes, once",
+        "built the tensorrt engine for 9x8 in fp16 in 0.1 s: it was not built here before",
+    ]
 
 
 def test_planar_frames_have_their_sides_last(tmp_path: Path) -> None:
-    build = Workshop()
-    engines(tmp_path, build)((1, 3, 8, 9))
-    assert build.asked[0][0].profiles == (Profile.static(8, 9),)
+    build = Workshop("Float")
+    build.layers = dump("Datatype", dict.fromkeys(CONVS, "Float"))
+    floats = Bundle.load(MODEL).onnx("fp32", "float32")
+    engines(tmp_path, build, onnx=floats)((1, 3, 8, 3))
+    assert build.asked[0][0].profiles == (Profile.static(8, 3),)
 
 
 def test_a_profile_that_takes_the_shape_is_used_for_it(tmp_path: Path) -> None:
     build = Workshop()
     profile = Profile(Shape(1, 4, 4), Shape(1, 8, 8), Shape(1, 16, 16))
     ask = engines(tmp_path, build, config=EngineConfig((profile,), optimization_level=5))
-    assert ask((1, 5, 5, 3)) == ask((1, 16, 4, 3))
+    assert ask((1, 5, 5, 3)).data == ask((1, 16, 4, 3)).data
     ask((1, 17, 4, 3))
     assert [(config.profiles, config.optimization_level) for config, _ in build.asked] == [
         ((profile,), 5),
         ((Profile.static(17, 4),), 5),
     ]
+
+
+def test_what_was_compiled_before_is_what_load_takes(tmp_path: Path) -> None:
+    """An engine for the shape alone before one for a range, the more optimised first; others are none of ours."""
+    build = Workshop()
+    wide = EngineConfig((Profile(Shape(1, 4, 4), Shape(1, 8, 8), Shape(1, 16, 16)),), optimization_level=5)
+    engines(tmp_path, build, config=wide)((1, 8, 8, 3))
+    ask = engines(tmp_path, build)
+    assert (json.loads(ask((1, 9, 8, 3)).data)["profiles"][0][0], len(build.asked)) == ([1, 4, 4, 3], 1)
+    for level in (4, 3):
+        fixed = EngineConfig((Profile.static(9, 8),), optimization_level=level)
+        engines(tmp_path, build, config=fixed)((1, 9, 8, 3))
+    assert json.loads(ask((1, 9, 8, 3)).data)["profiles"][0][0] == [1, 9, 8, 3]
+    (again,) = engines(tmp_path, build)._cache.configs(ONNX, "fp16", ask._builder)[-1:]
+    assert (again.optimization_level, len(build.asked)) == (4, 3)
 
 
 def test_an_engine_in_another_precision_is_refused_each_time(tmp_path: Path) -> None:
@@ -103,3 +135,78 @@ def test_an_engine_in_another_precision_is_refused_each_time(tmp_path: Path) -> 
 def test_options_that_the_library_has_not_are_refused_before_a_frame(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="compiles for the GPU at hand only"):
         engines(tmp_path, Workshop(), config=EngineConfig((Profile.static(8, 8),), sm=(89,)))
+
+
+def test_an_engine_is_proven_once_on_a_gpu(tmp_path: Path) -> None:
+    tested: list[tuple[int, ...]] = []
+    reports: list[EngineReport] = []
+
+    def self_test(run: Any, shape: tuple[int, ...]) -> float | None:
+        tested.append(shape)
+        return None if shape[1] < 8 else 61.5
+
+    for _ in range(2):
+        ask = engines(tmp_path, Workshop(), self_test=self_test, on_report=reports.append)
+        for shape in ((1, 8, 9, 3), (1, 4, 4, 3)):
+            ask(shape).prove(lambda batch: batch)
+    assert tested == [(1, 8, 9, 3), (1, 4, 4, 3), (1, 4, 4, 3)], "what is too small tells nothing"
+    assert [report.golden_db for report in reports] == [61.5, None] * 2
+    assert [bool(report.built) for report in reports] == [True, True, False, False]
+    assert [report.seconds for report in reports] == [0.1] * 4
+    assert reports[0].audit.convolutions == 6
+
+
+def test_an_engine_that_is_refused_is_not_proven(tmp_path: Path) -> None:
+    def self_test(run: Any, shape: tuple[int, ...]) -> float | None:
+        tested.append(shape)
+        raise BackendError("refused")
+
+    tested: list[tuple[int, ...]] = []
+    for _ in range(2):
+        with pytest.raises(BackendError, match="refused"):
+            engines(tmp_path, Workshop(), self_test=self_test)((1, 8, 9, 3)).prove(lambda batch: batch)
+    assert len(tested) == 2
+
+
+def test_an_engine_that_was_built_with_less_says_so_each_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    build = Workshop()
+    build.lighter = "the build was killed"
+    for _ in range(2):
+        caplog.clear()
+        engines(tmp_path, build)((1, 8, 9, 3))
+        assert "was built with less, as at first the build was killed" in caplog.text
+
+
+def vouched(path: Path, **options: Any) -> VouchedEngine:
+    trt: Any = SimulatedTensorRT("11.4.0", Device(lambda n: n - 1))
+    return VouchedEngine(path, "tensorrt", trt, ONNX, **options)
+
+
+def test_an_engine_that_the_caller_vouches_for_must_fit_what_is_known_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.engine"
+    with pytest.raises(InputError, match=r"engine .*x.engine cannot be read: No such file"):
+        vouched(path)
+    path.write_bytes(b"native code")
+    assert vouched(path)((1, 8, 9, 3)).data == b"native code"
+    good = {
+        "onnx_sha256": hashlib.sha256(ONNX).hexdigest(),
+        "library": "tensorrt 11.4.0",
+        "sha256": hashlib.sha256(b"native code").hexdigest(),
+        "faults": [],
+    }
+    beside = tmp_path / "x.json"
+    for key, words in (("onnx_sha256", "another model"), ("library", "another library"), ("sha256", "another engine")):
+        beside.write_text(json.dumps({**good, key: "0"}))
+        with pytest.raises(InputError, match=words):
+            vouched(path)
+    for text in (json.dumps(good), "[]", "{", "\xff"):
+        beside.write_text(text)
+        vouched(path)
+    tested: list[tuple[int, ...]] = []
+
+    def self_test(run: Any, shape: tuple[int, ...]) -> float | None:
+        tested.append(shape)
+        return None
+
+    vouched(path, self_test=self_test)((1, 8, 9, 3)).prove(lambda batch: batch)
+    assert tested == [(1, 8, 9, 3)]

@@ -52,6 +52,7 @@ GUARDED = {
     ("TilingOptimizationLevel", "FULL"): {*RELEASES} - {"10.3.0"},
     ("IBuilderConfig", "num_compute_capabilities"): {"rtx-1.7.1"},
     ("IBuilderConfig", "set_compute_capability"): {"rtx-1.7.1"},
+    ("BuilderFlag", "REQUIRE_USER_ALLOCATION"): {"rtx-1.7.1"},
     ("ComputeCapability", "SM75"): {"rtx-1.7.1"},
     ("ComputeCapability", "SM89"): {"rtx-1.7.1"},
     ("ComputeCapability", "CURRENT"): {"rtx-1.7.1"},
@@ -83,7 +84,7 @@ def test_the_names_in_use_are_in_every_release_or_guarded() -> None:
 def test_no_flag_sets_a_precision(release: str) -> None:
     trt = StandIn(release)
     built(trt, **everything(release))
-    assert calls(trt.config, "set_flag") == []
+    assert calls(trt.config, "set_flag") == ([["REQUIRE_USER_ALLOCATION"]] if release.startswith("rtx") else [])
     assert calls(trt.config, "clear_flag") == [["TF32"]]
     (flags,) = calls(trt.builder, "create_network")[0]
     assert flags == 1 << len("STRONGLY_TYPED")

@@ -252,3 +252,57 @@ def test_a_process_that_is_killed_holds_up_nobody(tmp_path: Path) -> None:
     cache, build = EngineCache(tmp_path), Workshop()
     assert get(cache, build).built == "it was not built here before"
     assert len(build.saw) == 1
+
+
+def test_what_engines_were_compiled_with_is_known(tmp_path: Path) -> None:
+    """The latest used last; only of the graph, the precision and the builder that are asked for, and if it is whole."""
+    cache, build = EngineCache(tmp_path), Workshop()
+    other = replace(CONFIG, optimization_level=5)
+    for config in (CONFIG, other, CONFIG):
+        time.sleep(0.01)
+        cache.get(b"onnx", "fp16", config, BUILDER, build)
+    assert cache.configs(b"onnx", "fp16", BUILDER) == [other, CONFIG]
+    assert cache.configs(b"onnx", "int8", BUILDER) == []
+    assert cache.configs(b"other", "fp16", BUILDER) == []
+    assert cache.configs(b"onnx", "fp16", replace(BUILDER, version="11.4.0")) == []
+    for text in ("{", "[]", '{"request": 1}', (tmp_path / cache.entries()[0] / "entry.json").read_text()[:-40]):
+        (cache.entries()[-1] / "entry.json").write_text(text)
+        assert len(cache.configs(b"onnx", "fp16", BUILDER)) <= 1
+
+
+@pytest.mark.parametrize("damage", [None, "", "much", "nan dB"])
+def test_what_the_golden_frame_came_to_is_kept_with_an_engine(tmp_path: Path, damage: str | None) -> None:
+    cache, build = EngineCache(tmp_path), Workshop()
+    found = get(cache, build)
+    assert found.golden_db is None
+    cache.note_golden(found, 61.25)
+    assert get(cache, build).golden_db == 61.25
+    if damage is not None:
+        (found.path / "golden").write_text(damage)
+        assert get(cache, build).golden_db is None
+    (found.path / "engine").write_bytes(b"another")
+    assert get(cache, build).golden_db is None, "built again, and to be proven again"
+    assert get(cache, build).golden_db is None
+
+
+def test_other_files_count_as_well(tmp_path: Path) -> None:
+    cache, build = EngineCache(tmp_path, limit_bytes=2000), Workshop(500)
+    get(cache, build)
+    assert len(cache.entries()) == 1
+    cache.kernels(BUILDER).write_bytes(bytes(1200))
+    time.sleep(0.01)
+    get(cache, build, onnx=b"other")
+    assert len(cache.entries()) == 1
+
+
+def test_without_locks_it_goes_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_locks(*arguments: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    build = Workshop()
+    get(EngineCache(tmp_path), build)
+    assert get(EngineCache(tmp_path), build).built == ""
+    assert "cannot be locked (No locks available): an engine may be built twice" in caplog.text

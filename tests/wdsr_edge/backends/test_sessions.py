@@ -10,7 +10,7 @@ import pytest
 
 import wdsr_edge
 from wdsr_edge import BackendError, Bundle
-from wdsr_edge.backends import BUILT, Backend, open_session
+from wdsr_edge.backends import ON_CPU, Backend, open_session
 from wdsr_edge.loading import ZOO
 from wdsr_edge.samples import golden_frame, sample_frames
 
@@ -18,7 +18,7 @@ BUNDLE = Bundle.load(ZOO / "wdsr-b-1x32-x2")
 FRAME = np.ascontiguousarray(sample_frames()["chelsea.png"][:60, :83])
 
 
-@pytest.fixture(params=BUILT)
+@pytest.fixture(params=ON_CPU)
 def backend(request: pytest.FixtureRequest) -> Backend:
     name: Backend = request.param
     pytest.importorskip(name)

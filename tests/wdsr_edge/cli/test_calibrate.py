@@ -13,7 +13,7 @@ from tests.command_line import refused
 from tests.strategies import trained_like
 from tests.wdsr_edge.cli.conftest import Command
 from wdsr_edge import Bundle, load, samples
-from wdsr_edge.backends import BUILT
+from wdsr_edge.backends import ON_CPU
 from wdsr_edge.config import ModelConfig
 from wdsr_edge.models import save_checkpoint
 
@@ -53,7 +53,7 @@ def test_it_adds_int8_to_a_bundle(wdsr_edge: Command, photos: str) -> None:
     with Image.open("out/calibration.png") as picture:
         assert picture.size[0] > 300
     lr, sr = bundle.golden()
-    for backend in BUILT:
+    for backend in ON_CPU:
         with load("out", precision="int8", backend=backend) as upscale:
             apart = np.square(upscale(lr).astype(float) - sr).mean()
         recorded = bundle.manifest["parity"]["int8-cpu"][backend]["golden_db"]
@@ -92,7 +92,7 @@ def test_the_frontier_is_timed_on_request(wdsr_edge: Command, photos: str) -> No
     assert done.returncode == 0, done.stderr
     found = json.loads(Bundle.load("out").read("calibration.json"))
     for entry in found["int8-cpu"]["frontier"]:
-        assert entry["p50_ms"].keys() == {*BUILT}
+        assert entry["p50_ms"].keys() == {*ON_CPU}
         assert all(ms > 0 for ms in entry["p50_ms"].values())
     assert not any("p50_ms" in entry for entry in found["int8"]["frontier"])  # TensorRT is not here
 

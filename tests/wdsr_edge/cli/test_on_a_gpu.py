@@ -1,0 +1,301 @@
+"""Commands and programs on a machine with a simulated GPU: the whole way, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.command_line import Done, refused, wdsr_edge
+from tests.simulated_machine import environment
+from wdsr_edge.images import read_rgb
+from wdsr_edge.samples import PHOTOS, frame_of_size
+
+MODEL = "wdsr-b-1x32-x2"
+QUICK = ("--size", "64x48", "--seconds", "0")
+
+
+def first_run(folder: Path, *options: str, **machine: Any) -> Done:
+    return wdsr_edge("compile", MODEL, *QUICK, *options, env=environment(folder, **machine), cwd=folder)
+
+
+def program(folder: Path, text: str, **machine: Any) -> str:
+    """What a program prints on such a machine."""
+    code = f"import numpy as np, os, wdsr_edge\nfrom wdsr_edge.samples import frame_of_size\n{text}"
+    env = environment(folder, **machine)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("release", ["10.3.0", "11.4.0", "rtx-1.7.1"])
+def test_a_first_run_builds_proves_and_times(tmp_path: Path, release: str) -> None:
+    done = first_run(tmp_path, "--json", "--portrait", release=release)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["clocks"].keys() >= {"power_mode", "gpu_mhz", "throttled"}
+    library = "tensorrt-rtx" if release.startswith("rtx") else "tensorrt"
+    assert [(one["backend"], one["precision"]) for one in report["choices"]] == [
+        (library, precision) for precision in ("fp16", "int8", "fp32")
+    ]
+    for one in report["choices"]:
+        assert not one["fault"]
+        assert [(size["width"], size["height"]) for size in one["sizes"]] == [(64, 48), (48, 64)]
+        assert all(size["p50_ms"] > 0 and size["stream_ms"] > 0 and size["engine_ms"] > 0 for size in one["sizes"])
+        assert [engine["built"] for engine in one["engines"]] == 2 * ["it was not built here before"]
+        assert all(engine["golden_db"] > 50 for engine in one["engines"])
+        assert all(engine["audit"]["convolutions"] == 6 for engine in one["engines"])
+        reformats = [] if library == "tensorrt-rtx" else ["Reformatting CopyNode for Input Tensor 0"]
+        assert all(engine["audit"]["reformats"] == reformats for engine in one["engines"])
+    assert len([*(tmp_path / "cache" / "wdsr-edge" / "engines").glob("*/engine")]) == 6
+
+
+def test_what_was_built_and_proven_is_taken_the_next_time(tmp_path: Path) -> None:
+    first_run(tmp_path)
+    again = first_run(tmp_path)
+    assert "building" not in again.stderr
+    assert again.stdout.count("(cached)") == 3
+    assert "convs as asked" in again.stdout
+    words = program(tmp_path, f"print(wdsr_edge.load({MODEL!r}, tile=None)(frame_of_size(48, 64)).shape)")
+    assert words == "(96, 128, 3)"
+
+
+@pytest.mark.parametrize("slow", ["fp16", "int8"])
+def test_the_faster_precision_is_what_auto_means(tmp_path: Path, slow: str) -> None:
+    done = first_run(tmp_path, faults=f"slow-{slow} slow-fp32")
+    assert done.returncode == 0, done.stderr
+    assert ("INT8 in tensorrt is slower than FP16 for 64x48" in done.stderr) == (slow == "int8")
+    found = program(tmp_path, f"sr = wdsr_edge.load({MODEL!r})\nprint(sr.backend, sr.precision)")
+    assert found == f"tensorrt {'int8' if slow == 'fp16' else 'fp16'}"
+
+
+def test_a_narrowed_run_is_not_remembered(tmp_path: Path) -> None:
+    done = first_run(tmp_path, "--precision", "fp32")
+    assert done.returncode == 0, done.stderr
+    assert program(tmp_path, f"print(wdsr_edge.load({MODEL!r}).precision)") == "fp16", "the documented order"
+
+
+def test_an_engine_that_spoils_the_golden_frame_is_refused(tmp_path: Path) -> None:
+    done = first_run(tmp_path, faults="noise-fp16")
+    assert done.returncode == 1
+    line = "tensorrt fp16 was not timed: the fp16 engine is refused: on the golden frame it comes to 36.1 dB"
+    assert line in done.stderr
+    assert "load it with precision int8 or fp32" in done.stderr
+    assert [line.split()[2] for line in done.stdout.splitlines()[2:4]] == ["int8", "fp32"]
+    text = f"""
+try:
+    wdsr_edge.load({MODEL!r}, precision="fp16", tile=None)(frame_of_size(48, 64))
+except wdsr_edge.BackendError as error:
+    print(error)
+"""
+    assert "refused" in program(tmp_path, text, faults="noise-fp16"), "also when it comes out of the cache"
+
+
+def test_silent_fp32_is_refused(tmp_path: Path) -> None:
+    done = first_run(tmp_path, "--precision", "int8", faults="widen-int8")
+    assert done.returncode == 1
+    assert "3 of 6 convolutions do not run in what they ask for (body.0.branch.0 asked for int8 and runs in fp32)" in (
+        done.stderr
+    )
+
+
+def test_a_build_that_dies_is_tried_once_more(tmp_path: Path) -> None:
+    done = first_run(tmp_path, "--precision", "fp16", faults="die-once")
+    assert done.returncode == 0, done.stderr
+    assert "was killed" in done.stderr
+    assert "again at optimisation level 1" in done.stderr
+    assert "was built with less" in first_run(tmp_path, "--precision", "fp16").stderr
+
+
+def test_a_build_that_dies_twice_says_what_to_try(tmp_path: Path) -> None:
+    done = first_run(tmp_path, "--precision", "fp16", faults="die")
+    assert done.returncode == 1
+    assert "twice: try a lower --optimization or a smaller --size" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "release", "words"),
+    [
+        (("--dla", "0"), "10.3.0", ["a DLA runs FP16 alone"]),
+        (("--tiling", "fast"), "10.3.0", ["tensorrt 10.3 has no tiling optimisation"]),
+        (("--hardware", "ampere-plus"), "rtx-1.7.1", ["no hardware compatibility"]),
+        (("--device", "3"), "11.4.0", ["there is no GPU 3: this machine has 1"]),
+        (("--backend", "openvino"), "11.4.0", ["--backend must be one of tensorrt, tensorrt-rtx"]),
+    ],
+)
+def test_options_that_it_has_not_are_one_line(
+    tmp_path: Path, options: tuple[str, ...], release: str, words: list[str]
+) -> None:
+    refused(first_run(tmp_path, *options, release=release), *words)
+
+
+def test_a_profile_serves_every_frame_in_it(tmp_path: Path) -> None:
+    done = wdsr_edge(
+        *("compile", MODEL, "--profile", "16x16,64x48,200x200", "--precision", "fp16", "--seconds", "0"),
+        env=environment(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    text = f"""
+with wdsr_edge.load({MODEL!r}, backend="tensorrt", precision="fp16", tile=None) as sr:
+    print(*(sr(frame_of_size(*size)).shape for size in ((48, 64), (200, 17), (16, 16))))
+"""
+    assert program(tmp_path, text) == "(96, 128, 3) (400, 34, 3) (32, 32, 3)"
+    assert len([*(tmp_path / "cache" / "wdsr-edge" / "engines").glob("*/engine")]) == 1
+
+
+def test_frames_are_those_of_the_cpu(tmp_path: Path) -> None:
+    """Whole, in tiles, grey, of 16 bits, and submitted."""
+    text = f"""
+photo = frame_of_size(90, 130)
+with wdsr_edge.load({MODEL!r}, backend="onnxruntime") as cpu:
+    frames = (photo, photo[..., 0].copy(), photo.astype(np.uint16) * 257, photo[:, :, [0, 1, 2, 0]].copy())
+    wanted = [cpu(frame) for frame in frames]
+for tile in ("auto", 40):
+    with wdsr_edge.load({MODEL!r}, backend="tensorrt", precision="fp32", tile=tile) as sr:
+        tickets = [sr.submit(frame) for frame in frames]
+        for ticket, want in zip(tickets, wanted):
+            one = 257 if want.dtype == np.uint16 else 1
+            print(np.abs(ticket.result().astype(int) - want).max() <= one, end=" ")
+"""
+    assert program(tmp_path, text) == " ".join(8 * ["True"])
+    assert len([*(tmp_path / "cache" / "wdsr-edge" / "engines").glob("*/engine")]) == 4, "one for each window and graph"
+
+
+def test_upscale_on_the_gpu(tmp_path: Path) -> None:
+    Image.fromarray(frame_of_size(40, 50)).save(tmp_path / "small.png")
+    done = wdsr_edge(
+        *("upscale", "small.png", "-m", MODEL, "--backend", "tensorrt"), env=environment(tmp_path), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_rgb(tmp_path / "small_x2.png").shape == (80, 100, 3)
+    assert "building a tensorrt engine for 50x40 in fp16, which may take minutes, once" in done.stderr
+
+
+def test_an_engine_in_a_file_is_run(tmp_path: Path) -> None:
+    first_run(tmp_path, "--precision", "fp16")
+    (built,) = (tmp_path / "cache" / "wdsr-edge" / "engines").glob("*/engine")
+    mine = tmp_path / "camera.engine"
+    mine.write_bytes(built.read_bytes())
+    text = f"""
+def tried(frame, **options):
+    try:
+        with wdsr_edge.load({MODEL!r}, engine={str(mine)!r}, **options) as sr:
+            print(sr.backend, sr.precision, sr(frame).shape)
+    except wdsr_edge.WdsrError as error:
+        print(error)
+tried(frame_of_size(48, 64), precision="fp16")
+tried(frame_of_size(48, 65), precision="fp16")
+tried(frame_of_size(48, 64))
+tried(frame_of_size(48, 64), backend="openvino", precision="fp16")
+"""
+    lines = program(tmp_path, text).splitlines()
+    assert lines[0] == "tensorrt fp16 (96, 128, 3)"
+    assert lines[1] == "the engine does not take (1, 48, 65, 3): compile one that does"
+    assert lines[2] == f"nothing beside {mine} tells its precision: name it"
+    assert lines[3] == "backend openvino has no compiled engines and no devices: leave engine None and device 0"
+    mine.with_suffix(".json").write_text(json.dumps({"precision": "fp16", "library": "tensorrt 10.0"}))
+    assert "is of another library or version" in program(tmp_path, text).splitlines()[2]
+
+
+def test_a_forked_child_is_told_and_the_parent_goes_on(tmp_path: Path) -> None:
+    text = f"""
+sr = wdsr_edge.load({MODEL!r}, backend="tensorrt")
+frame = frame_of_size(20, 20)
+before = sr(frame)
+child = os.fork()
+if child == 0:
+    try:
+        sr(frame)
+    except wdsr_edge.BackendError as error:
+        print(error, flush=True)
+    sr.close()
+    os._exit(0)
+os.waitpid(child, 0)
+print((sr(frame) == before).all())
+sr.close()
+"""
+    assert program(tmp_path, text).splitlines() == [
+        "a forked process cannot use its parent's GPU: load the model in it, or spawn it",
+        "True",
+    ]
+
+
+def test_what_does_not_open_makes_room_for_the_next(tmp_path: Path) -> None:
+    """TensorRT that is too old is said and passed over, unless it was asked for."""
+    text = f"""
+import logging
+logging.basicConfig(format="%(message)s", stream=__import__("sys").stdout)
+print(wdsr_edge.load({MODEL!r}).backend)
+try:
+    wdsr_edge.load({MODEL!r}, backend="tensorrt")
+except wdsr_edge.WdsrError as error:
+    print(error)
+"""
+    env = environment(tmp_path, release="11.4.0")
+    too_old = Path(env["PYTHONPATH"].split(":")[0]) / "simulated" / "__init__.py"
+    too_old.write_text("__version__ = '8.6.1'\n")
+    code = f"import wdsr_edge\n{text}"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("tensorrt in fp16 is not used: tensorrt 8.6.1 is too old"), done
+    assert lines[-2:] == ["onnxruntime", lines[0].partition(": ")[2]]
+
+
+def test_doctor_tries_a_model_and_writes_a_report(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    done = wdsr_edge(*("doctor", "--self-test", "--model", MODEL, *QUICK, "-o", "report.json"), env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["passed"]
+    assert "Simulated GPU, compute capability 8.7" in report["machine"]["cuda"]
+    tried = {(one["backend"], one["precision"]) for one in report["models"][MODEL]["choices"]}
+    assert {("tensorrt", kind) for kind in ("fp32", "fp16", "int8")} <= tried
+    assert {("onnxruntime", "fp32"), ("openvino", "int8")} <= tried
+    assert "engine alone ms" in done.stdout
+
+
+def test_doctor_fails_if_anything_does(tmp_path: Path) -> None:
+    env = environment(tmp_path, faults="noise-int8")
+    done = wdsr_edge("doctor", "--self-test", "--model", MODEL, *QUICK, env=env, cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"FAILED: {MODEL} in tensorrt int8: the int8 engine is refused" in done.stderr
+    report = json.loads((tmp_path / "wdsr-edge-self-test.json").read_text())
+    assert not report["passed"]
+
+
+def test_a_photo_from_end_to_end(tmp_path: Path) -> None:
+    done = wdsr_edge(
+        *(
+            "upscale",
+            PHOTOS / "coffee.png",
+            "-m",
+            MODEL,
+            "--backend",
+            "tensorrt",
+            "--precision",
+            "int8",
+            "-o",
+            "big.png",
+        ),
+        env=environment(tmp_path),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    small, big = read_rgb(PHOTOS / "coffee.png"), read_rgb(tmp_path / "big.png")
+    assert big.shape == (2 * small.shape[0], 2 * small.shape[1], 3)
+
+
+@pytest.mark.slow
+def test_what_tests_a_real_gpu_passes_on_a_simulated_one(tmp_path: Path) -> None:
+    """But for what a simulated one is too slow or too small for."""
+    left_out = "not every_model and not keeps_the_gpu_busy"
+    env = environment(tmp_path)
+    command = [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-k", left_out, "-p", "no:cacheprovider"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "7 passed" in done.stdout

@@ -1,0 +1,79 @@
+"""The golden frame through engines of other shapes than its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from wdsr_edge import BackendError, Bundle
+from wdsr_edge.backends import open_session
+from wdsr_edge.loading import ZOO
+from wdsr_edge.self_test import golden_test
+
+BUNDLE = Bundle.load(ZOO / "wdsr-b-1x32-x2")
+UINT8 = open_session("onnxruntime", BUNDLE.onnx("fp32"))
+FLOAT = open_session("onnxruntime", BUNDLE.onnx("fp32", "float32"))
+Batch = NDArray[Any]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 96, 128, 3),
+        (2, 96, 128, 3),
+        (1, 270, 480, 3),
+        (1, 480, 270, 3),
+        (1, 64, 48, 3),
+        (1, 96, 60, 3),
+        (1, 1000, 30, 3),
+        (1, 3, 96, 128),
+        (2, 3, 200, 150),
+    ],
+)
+def test_an_engine_of_any_shape_reproduces_it(shape: tuple[int, ...]) -> None:
+    """Exactly but for rounding: what the mirror image changes is left out."""
+    run = FLOAT.run if shape[-1] != 3 else UINT8.run
+    decibels = golden_test(BUNDLE, "fp32")(run, shape)
+    assert decibels is not None
+    assert decibels > 80
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (1, 18, 480, 3), (1, 480, 8, 3), (1, 3, 4, 400)])
+def test_a_shape_that_is_too_small_tells_nothing(shape: tuple[int, ...]) -> None:
+    def run(batch: Batch) -> Batch:
+        raise AssertionError("nothing to be compared")
+
+    assert golden_test(BUNDLE, "fp32")(run, shape) is None
+
+
+@pytest.mark.parametrize("place", [(0, 0, 0), (0, 90, 110), (1, 40, 60)])
+def test_what_is_wrong_anywhere_is_found(place: tuple[int, int, int]) -> None:
+    def run(batch: Batch) -> Batch:
+        big = UINT8.run(batch).copy()
+        n, row, column = place
+        big[n, 2 * row : 2 * row + 20, 2 * column : 2 * column + 20] ^= 32
+        return big
+
+    with pytest.raises(
+        BackendError, match=r"the fp16 engine is refused: .* needed\) and 32 levels, on this GPU: no other"
+    ):
+        golden_test(BUNDLE, "fp16")(run, (2, 270, 480, 3))
+
+
+def test_one_decibel_less_than_recorded_is_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = BUNDLE.manifest["parity"]["int8"]["onnxruntime"]["golden_db"]
+    lr, sr = BUNDLE.golden()
+
+    def noisy(decibels: float) -> Batch:
+        """``sr`` with so much noise: of each so many values, one is off by 3 levels."""
+        share = 10 ** (-decibels / 10) * 255**2 / 9
+        wrong = np.random.default_rng(0).random(sr.shape) < share
+        return np.where(wrong, np.where(sr > 128, sr - 3, sr + 3), sr).astype(np.uint8)[None]
+
+    test = golden_test(BUNDLE, "int8", lambda shape: ["fp32", "fp16"])
+    assert test(lambda batch: noisy(recorded - 0.7), (1, *lr.shape)) == pytest.approx(recorded - 0.7, abs=0.2)
+    with pytest.raises(BackendError, match=r"load it with precision fp32 or fp16$"):
+        test(lambda batch: noisy(recorded - 1.3), (1, *lr.shape))

@@ -1,0 +1,61 @@
+"""What can be said of the GPU that a model is to run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..bundle import Precision
+from .audit import Audit
+from .engine_config import EngineConfig
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """A compiled engine that is ready for its first frame."""
+
+    precision: Precision
+    """What its graph asks for."""
+    config: EngineConfig
+    """What it was compiled with."""
+    built: str
+    """Why it had to be built; empty if it came out of the cache."""
+    seconds: float
+    """What building it took, now or then."""
+    size: int
+    """Its bytes."""
+    audit: Audit
+    """What its convolutions run in."""
+    golden_db: float | None
+    """PSNR of its golden frame to the reference, dB; None if it is too small for one."""
+
+
+@dataclass(frozen=True)
+class GpuOptions:
+    """Options of backends that run on a GPU; the others have none."""
+
+    device: int = 0
+    """Which GPU, as CUDA numbers them."""
+    cache_dir: Path | None = None
+    """Where compiled engines are kept; None is the user's cache."""
+    engine: Path | None = None
+    """A compiled engine that the caller vouches for: it is native code. None builds, or takes from the cache."""
+    config: EngineConfig | None = None
+    """How engines are compiled; None is as the cache has them, or one for each shape."""
+    allow_cpu: bool = False
+    """Whether ONNX Runtime may leave work to the CPU, which it otherwise must not."""
+    on_report: Callable[[EngineReport], None] = lambda report: None
+    """Hears of each engine that is made ready."""
+    on_progress: Callable[[str, int, int], None] = lambda phase, done, total: None
+    """Hears of the phases of a build: name, steps done, steps in all."""
+
+
+SelfTest = Callable[[Callable[[NDArray[Any]], NDArray[Any]], tuple[int, ...]], "float | None"]
+"""Runs a known frame in an engine for batches of a shape: PSNR to the reference, dB, or None if the shape is too small.
+
+Raises BackendError if that is too little.
+"""
