@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.strategies import trained_like
+from tests.wdsr_edge.backends.schedules import OURS, Code
 from wdsr_edge.config import ModelConfig
 from wdsr_export import export_onnx
 
@@ -18,6 +19,12 @@ def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("engine") / "m.onnx"
     export_onnx(trained_like(ModelConfig.from_name("wdsr-b-1x8-x2")), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def code() -> Code:
+    """The modules under test; test_planted_bugs.py has others."""
+    return OURS
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,26 +16,31 @@ from numpy.typing import NDArray
 from tests.simulated_cuda import Device
 from tests.simulated_tensorrt import SimulatedTensorRT, session_of
 from tests.tensorrt_standin import RELEASES
-from wdsr_edge.backends import _cuda, tensorrt
+from wdsr_edge.backends import _contexts, _cuda, _slots, tensorrt
 from wdsr_edge.backends.tensorrt import TensorRtSession
 
 Frame = NDArray[np.uint8]
 SIZES = ((4, 5), (6, 3), (5, 5), (3, 7), (7, 4), (4, 4))
+RTX = "rtx-1.7.1"
+_Found = TypeVar("_Found")
 
 
 class Code(NamedTuple):
     """The modules under test, as they are or with a bug."""
 
     cuda: Any
+    contexts: Any
+    slots: Any
     session: Any
 
 
-OURS = Code(_cuda, tensorrt)
+OURS = Code(_cuda, _contexts, _slots, tensorrt)
 
 
-def engine(onnx: Path, *profiles: Any) -> bytes:
+def engine(onnx: Path | None, *profiles: Any, **options: Any) -> bytes:
+    """A serialised engine; ``options``: see SimulatedEngine."""
     found = profiles or [((1, 1, 1, 3), (1, 4, 4, 3), (1, 9, 9, 3))]
-    return json.dumps({"onnx": str(onnx), "scale": 2, "profiles": found}).encode()
+    return json.dumps({"onnx": str(onnx or ""), "scale": 2, "profiles": found, **options}).encode()
 
 
 def expected(onnx: Path, frame: Frame) -> Frame:
@@ -46,12 +53,13 @@ def frame(random: Random, height: int, width: int) -> Frame:
 
 
 def opened(device: Device, onnx: Path, release: str = "11.4.0", code: Code = OURS, **options: Any) -> TensorRtSession:
+    """A session; ``engine``: the one for all shapes; ``gpu``: on which; and TensorRtSession's own options."""
     trt = options.pop("trt", None) or SimulatedTensorRT(release, device)
-    data = options.pop("engine", engine(onnx))
+    plan = code.session.Plan(options.pop("engine", engine(onnx)))
+    plan_for = options.pop("plan_for", lambda shape: plan)
+    cuda = code.cuda.Cuda(options.pop("gpu", 0), device)
     library = "tensorrt-rtx" if release.startswith("rtx") else "tensorrt"
-    found: TensorRtSession = code.session.TensorRtSession(
-        library, trt, code.cuda.Cuda(0, device), lambda shape: data, **options
-    )
+    found: TensorRtSession = code.session.TensorRtSession(library, trt, cuda, plan_for, **options)
     return found
 
 
@@ -60,19 +68,65 @@ def empty(device: Device) -> None:
     device.check_empty()
 
 
+def elsewhere(do: Callable[..., _Found], *arguments: Any, seconds: float = 20) -> _Found:
+    """What ``do`` returns or raises in a thread of its own, whose GPU is the first until it selects another."""
+    return Elsewhere(do, *arguments).wait(seconds)
+
+
+class Elsewhere:
+    """A call in a thread of its own."""
+
+    def __init__(self, do: Callable[..., Any], *arguments: Any) -> None:
+        self._found: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(do, *arguments), daemon=True)
+        self._thread.start()
+
+    def _run(self, do: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            self._found = do(*arguments)
+        except BaseException as error:
+            self._error = error
+
+    def wait(self, seconds: float = 20) -> Any:
+        """What it returned or raised."""
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            raise TimeoutError("a thread waits for ever")
+        found, error = self._found, self._error
+        self._found = self._error = None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+        return found
+
+
 def schedule(onnx: Path, seed: int, code: Code = OURS) -> None:
-    """Some frames of some shapes, taken and given in some order, on a GPU that works in some order."""
+    """Some frames of some shapes, taken and given in some order and thread, on a GPU that works in some order."""
     random = Random(seed)
     chooses = (random.randrange, lambda n: 0, lambda n: n - 1)
-    device = Device(chooses[min(random.randrange(6), 2)], integrated=random.random() < 0.25)
+    device = Device(chooses[min(random.randrange(6), 2)], integrated=random.random() < 0.25, devices=2)
+    gpu = int(random.random() < 0.3)
     session = opened(
         device,
         onnx,
         random.choice(RELEASES),
         code,
+        gpu=gpu,
         slots=random.choice((1, 2, 2, 3)),
         graphs=random.random() < 0.75,
     )
+
+    def call(do: Callable[..., _Found], *arguments: Any) -> _Found:
+        way = random.randrange(8)
+        if way == 0:
+            return elsewhere(do, *arguments)
+        if way == 1:
+            device.cudaSetDevice(random.randrange(2))  # as others do that have work in this thread
+        return do(*arguments)
+
     waiting: list[tuple[Any, Frame]] = []
     done: list[tuple[Frame, Frame]] = []
     sizes = SIZES[: random.choice((1, 2, len(SIZES)))]
@@ -80,19 +134,21 @@ def schedule(onnx: Path, seed: int, code: Code = OURS) -> None:
         if random.random() < 0.65 or not waiting:
             batch = frame(random, *random.choice(sizes))
             wanted = expected(onnx, batch)
-            waiting.append((session.submit(batch), wanted))
+            waiting.append((call(session.submit, batch), wanted))
             batch[:] = 0
         else:
             ticket, wanted = waiting.pop(random.randrange(len(waiting)))
-            done.append((ticket.result(), wanted))
-            assert ticket.timing.compute_ms > 0
+            done.append((call(ticket.result), wanted))
+            assert ticket.timing.compute_ms >= 5
     if random.random() < 0.5:
-        session.close()
-    done += [(ticket.result(), wanted) for ticket, wanted in waiting]
-    session.close()
+        call(session.close)
+    done += [(call(ticket.result), wanted) for ticket, wanted in waiting]
+    call(session.close)
     for found, wanted in done:
         assert found.flags.owndata
         assert (found == wanted).all()
-    del session
+    del session, call
     waiting.clear()
     empty(device)
+    assert device.owners == {gpu}
+    assert not device.spoiled

@@ -1,11 +1,12 @@
-"""The session on a simulated GPU: thousands of schedules, and every failure."""
+"""The session on a simulated GPU: frames in some order, their times, what is refused, how it ends.
+
+Tests that take ``code`` are what test_planted_bugs.py finds bugs with.
+"""
 
 from __future__ import annotations
 
 import gc
 import logging
-import threading
-import types
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,9 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.simulated_cuda import Device, Fault
-from tests.simulated_tensorrt import SimulatedTensorRT
-from tests.wdsr_edge.backends.schedules import SIZES, empty, engine, expected, frame, opened, schedule
+from tests.cuda_names import Error
+from tests.simulated_cuda import Device
+from tests.simulated_tensorrt import SimulatedTensorRT, larger
+from tests.wdsr_edge.backends.schedules import (
+    SIZES,
+    Code,
+    elsewhere,
+    empty,
+    engine,
+    expected,
+    frame,
+    opened,
+    schedule,
+)
 from wdsr_edge import BackendError
 from wdsr_edge.backends._cuda import Cuda
 
@@ -28,34 +40,47 @@ def test_every_frame_comes_back_right_whatever_the_order(onnx: Path, part: int) 
         schedule(onnx, seed)
 
 
-def test_a_frame_is_worked_on_while_the_next_is_taken(onnx: Path) -> None:
+def test_a_frame_is_worked_on_while_the_next_is_taken(onnx: Path, code: Code) -> None:
     """Nothing is waited for until a result is asked for or the slots are full."""
     device = Device(lambda n: 0)
-    session, random = opened(device, onnx, slots=2), Random(0)
+    session, random = opened(device, onnx, code=code, slots=2), Random(0)
+    assert session.in_flight == 2
     session.run(frame(random, 4, 5))
     device.calls.clear()
     tickets = [session.submit(frame(random, 4, 5)) for _ in range(2)]
     assert not [call for call in device.calls if "Synchronize" in call]
-    assert sum(map(len, device.streams.values())) == 2 * 7
+    assert sum(len(stream.works) for stream in device.streams.values()) == 2 * 8
     session.submit(frame(random, 4, 5))
     assert device.calls.count("cudaEventSynchronize") == 1
     assert [ticket.result().shape for ticket in tickets] == [(1, 8, 10, 3)] * 2
     session.close()
 
 
-def test_memory_is_set_aside_once_for_a_shape(onnx: Path) -> None:
-    device, random = Device(lambda n: n - 1), Random(0)
-    session = opened(device, onnx)
-    session.run(frame(random, 4, 5))
-    before = device.calls.count("cudaMalloc"), device.calls.count("cudaHostAlloc")
-    assert before == (4, 4)
-    for _ in range(5):
-        session.run(frame(random, 4, 5))
-    assert (device.calls.count("cudaMalloc"), device.calls.count("cudaHostAlloc")) == before
-    for size in SIZES:
-        session.run(frame(random, *size))
-    assert len(device.device) == 4 * 4, "no more than four shapes keep theirs"
+@pytest.mark.parametrize(("integrated", "times"), [(False, (2, 5, 3)), (True, (0, 5, 0))])
+def test_the_parts_of_a_frame_are_timed(onnx: Path, code: Code, integrated: bool, times: tuple[int, ...]) -> None:
+    device = Device(lambda n: 0, integrated=integrated)
+    session = opened(device, onnx, code=code)
+    ticket = session.submit(frame(Random(0), 4, 5))
+    assert ticket.timing is None
+    ticket.result()
+    assert ticket.timing is not None
+    assert (ticket.timing.upload_ms, ticket.timing.compute_ms, ticket.timing.download_ms) == times
     session.close()
+
+
+def test_the_engine_alone_is_timed_between_frames(onnx: Path, code: Code) -> None:
+    device, random = Device(lambda n: 0), Random(0)
+    session = opened(device, onnx, code=code, slots=1)
+    batches = [frame(random, 4, 5) for _ in range(2)]
+    ticket = session.submit(batches[0])
+    before = [*device.calls]
+    assert session.bare_ms(batches[0], 4) == 5
+    assert (ticket.result() == expected(onnx, batches[0])).all()
+    assert device.calls.count("cudaGraphLaunch") - before.count("cudaGraphLaunch") == 4
+    assert device.calls.count("cudaMemcpyAsync") == before.count("cudaMemcpyAsync")
+    assert (session.run(batches[1]) == expected(onnx, batches[1])).all()
+    session.close()
+    empty(device)
 
 
 def test_shared_memory_is_not_copied(onnx: Path) -> None:
@@ -63,13 +88,174 @@ def test_shared_memory_is_not_copied(onnx: Path) -> None:
     session = opened(device, onnx)
     batch = frame(Random(0), 4, 5)
     assert (session.run(batch) == expected(onnx, batch)).all()
-    ticket = session.submit(batch)
-    ticket.result()
-    assert ticket.timing is not None
-    assert (ticket.timing.upload_ms, ticket.timing.download_ms) == (0, 0)
     assert "cudaMemcpyAsync" not in device.calls
-    assert "cudaMalloc" not in device.calls
+    assert device.calls.count("cudaMalloc") == 2, "what the contexts need"
     session.close()
+
+
+def test_floats_in_planes(onnx: Path, code: Code) -> None:
+    device = Device(lambda n: n - 1)
+    session = opened(device, onnx, code=code, engine=engine(None, ((1, 3, 1, 1), (1, 3, 4, 4), (2, 3, 9, 9))))
+    for batch in (np.random.default_rng(0).random((2, 3, 4, 5), np.float32), np.zeros((1, 3, 5, 4), np.float32)):
+        found = session.run(batch)
+        assert found.dtype == np.float32
+        assert (found == larger(batch, 2)).all()
+    session.close()
+    empty(device)
+
+
+def test_work_in_other_threads_and_on_the_second_gpu(onnx: Path, code: Code) -> None:
+    """A thread starts on the first GPU."""
+    device, batch = Device(lambda n: 0, devices=2), frame(Random(0), 4, 5)
+    session = opened(device, onnx, code=code, gpu=1)
+    for _ in range(2):
+        ticket = elsewhere(session.submit, batch)
+        assert (elsewhere(ticket.result) == expected(onnx, batch)).all()
+    assert elsewhere(session.bare_ms, batch, 2) == 5
+    elsewhere(session.close)
+    empty(device)
+    assert device.owners == {1}
+
+
+def test_resources_are_released_by_any_thread(code: Code) -> None:
+    device = Device(lambda n: 0, devices=2)
+    resources = code.cuda.Resources(code.cuda.Cuda(1, device))
+    resources.stream(), resources.event(), resources.device(9), resources.pinned(9)
+    elsewhere(resources.close)
+    empty(device)
+
+
+def test_an_interrupted_wait_can_be_taken_up_again(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(cuda: Cuda) -> None:
+        raise KeyboardInterrupt
+
+    device = Device(lambda n: 0)
+    session, batch = opened(device, onnx), frame(Random(0), 4, 5)
+    ticket = session.submit(batch)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(Cuda, "select", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ticket.result()
+    assert (ticket.result() == expected(onnx, batch)).all()
+    session.close()
+    empty(device)
+
+
+def test_an_interrupted_close_can_be_taken_up_again(onnx: Path, code: Code) -> None:
+    def interrupt() -> None:
+        del device.before["cudaEventSynchronize"]
+        raise KeyboardInterrupt
+
+    device = Device(lambda n: 0)
+    session, batch = opened(device, onnx, code=code), frame(Random(0), 4, 5)
+    session.run(batch)
+    tickets = [session.submit(batch) for _ in range(2)]
+    device.before["cudaEventSynchronize"] = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        session.close()
+    session.close()
+    assert all((ticket.result() == expected(onnx, batch)).all() for ticket in tickets)
+    empty(device)
+
+
+def test_graphs_are_launched_and_can_be_left_out(onnx: Path, code: Code) -> None:
+    for graphs in (True, False):
+        device = Device(lambda n: n - 1)
+        session = opened(device, onnx, code=code, graphs=graphs)
+        session.run(frame(Random(0), 4, 5))
+        assert ("cudaGraphLaunch" in device.calls) == graphs
+        session.close()
+        empty(device)
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        ("cudaStreamBeginCapture", Error.cudaErrorStreamCaptureUnsupported),
+        ("cudaStreamEndCapture", Error.cudaErrorStreamCaptureInvalidated),
+        ("cudaGraphInstantiate", Error.cudaErrorMemoryAllocation),
+    ],
+)
+def test_a_graph_that_fails_is_told_of_and_done_without(
+    onnx: Path, function: str, error: Error, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = Device(Random(0).randrange, fail={function: 1}, error=error)
+    session, batch = opened(device, onnx), frame(Random(0), 4, 5)
+    with caplog.at_level(logging.WARNING, "wdsr_edge"):
+        assert (session.run(batch) == expected(onnx, batch)).all()
+    assert f"no CUDA graph ({function} failed with {error.name} ({error.value})" in caplog.text
+    session.close()
+    empty(device)
+
+
+def test_a_run_that_fails_in_a_capture_ends_it(onnx: Path, code: Code, caplog: pytest.LogCaptureFixture) -> None:
+    device = Device(Random(0).randrange)
+    trt: Any = SimulatedTensorRT("11.4.0", device)
+    session, batch = opened(device, onnx, code=code, trt=trt), frame(Random(0), 4, 5)
+    device.before["cudaStreamBeginCapture"] = lambda: setattr(trt, "refuse", "execute_async_v3")
+    device.before["cudaStreamEndCapture"] = lambda: setattr(trt, "refuse", "")
+    assert (session.run(batch) == expected(onnx, batch)).all()
+    assert "no CUDA graph (the engine could not be started" in caplog.text
+    session.close()
+    empty(device)
+
+
+def test_the_profile_that_takes_the_shape_is_chosen(onnx: Path, code: Code) -> None:
+    device = Device(lambda n: n - 1)
+    profiles = [((1, 4, 5, 3),) * 3, ((1, 5, 4, 3),) * 3]
+    session = opened(device, onnx, code=code, engine=engine(onnx, *profiles))
+    for size in ((4, 5), (5, 4)):
+        batch = frame(Random(0), *size)
+        assert (session.run(batch) == expected(onnx, batch)).all()
+    for size in ((5, 5), (4, 4)):
+        with pytest.raises(BackendError, match=rf"the engine does not take \(1, {size[0]}, {size[1]}, 3\): compile one"):
+            session.run(frame(Random(0), *size))
+    session.close()
+    empty(device)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("deserialize_cuda_engine", r"cannot be loaded \(deserialize_cuda_engine: refused\)"),
+        ("create_execution_context", r"no execution context \(create_execution_context: refused\)"),
+        ("set_optimization_profile_async", "refused its profile 0: set_optimization_profile_async: refused"),
+        ("set_input_shape", r"refused \(1, 4, 5, 3\): set_input_shape: refused"),
+        ("set_tensor_address", "refused an address for lr"),
+        ("execute_async_v3", "could not be started"),
+    ],
+)
+def test_what_tensorrt_refuses_is_an_error_and_leaks_nothing(onnx: Path, method: str, words: str) -> None:
+    device = Device(Random(0).randrange)
+    trt: Any = SimulatedTensorRT("10.3.0", device, refuse=method)
+    session, batch = opened(device, onnx, trt=trt), frame(Random(0), 4, 5)
+    with pytest.raises(BackendError, match=words) as caught:
+        session.run(batch)
+    assert "\n" not in str(caught.value)
+    del caught
+    trt.refuse = ""
+    assert (session.run(batch) == expected(onnx, batch)).all(), "it can be tried again"
+    session.close()
+    del session
+    empty(device)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tensors": ["sr", "lr", "aux"]}, "the engine has the inputs and outputs sr, lr, aux, not one of each: build"),
+        ({"tensors": ["sr"]}, "the engine has the inputs and outputs sr, not one of each: build it again"),
+        ({"scale": 0}, r"the engine makes \(-1, 4, 5, 3\) of \(1, 4, 5, 3\): build it again"),
+    ],
+)
+def test_an_engine_that_is_none_of_ours_is_refused(onnx: Path, options: dict[str, Any], words: str) -> None:
+    device = Device(Random(0).randrange)
+    session = opened(device, onnx, engine=engine(onnx, **options))
+    with pytest.raises(BackendError, match=words):
+        session.run(frame(Random(0), 4, 5))
+    assert not device.held, "and dropped at once"
+    session.close()
+    empty(device)
 
 
 def test_an_engine_for_another_type_is_refused(onnx: Path) -> None:
@@ -81,137 +267,20 @@ def test_an_engine_for_another_type_is_refused(onnx: Path) -> None:
     empty(device)
 
 
-def test_an_interrupted_wait_can_be_taken_up_again(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(cuda: Cuda) -> None:
-        raise KeyboardInterrupt
-
-    session, batch = opened(Device(lambda n: 0), onnx), frame(Random(0), 4, 5)
-    ticket = session.submit(batch)
-    with monkeypatch.context() as interrupted:
-        interrupted.setattr(Cuda, "select", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            ticket.result()
-    assert (ticket.result() == expected(onnx, batch)).all()
-    session.close()
-
-
-def test_graphs_are_launched_and_can_be_left_out(onnx: Path) -> None:
-    for graphs in (True, False):
-        device = Device(lambda n: n - 1)
-        session = opened(device, onnx, graphs=graphs)
-        session.run(frame(Random(0), 4, 5))
-        assert ("cudaGraphLaunch" in device.calls) == graphs
-        session.close()
-
-
-@pytest.mark.parametrize("function", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"])
-def test_a_graph_that_fails_is_told_of_and_done_without(
-    onnx: Path, function: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    device = Device(Random(0).randrange, fail={function: 1})
-    session, batch = opened(device, onnx), frame(Random(0), 4, 5)
-    with caplog.at_level(logging.WARNING, "wdsr_edge"):
-        try:
-            assert (session.run(batch) == expected(onnx, batch)).all()
-        except Fault:
-            assert function == "cudaStreamEndCapture", "the stand-in lets no capture be ended that failed to end"
-    assert f"no CUDA graph ({function} failed with cudaErrorIllegalAddress (700)" in caplog.text
-
-
-def test_rtx_tells_what_cannot_be_captured(onnx: Path, caplog: pytest.LogCaptureFixture) -> None:
-    device = Device(lambda n: n - 1)
-    trt = SimulatedTensorRT("rtx-1.7.1", device, capturable=False)
-    session, batch = opened(device, onnx, "rtx-1.7.1", trt=trt), frame(Random(0), 4, 5)
+def test_inputs_and_outputs_are_told_apart_by_what_they_are(onnx: Path) -> None:
+    device, batch = Device(Random(0).randrange), frame(Random(0), 4, 5)
+    session = opened(device, onnx, engine=engine(onnx, tensors=["lr", "sr"]))
     assert (session.run(batch) == expected(onnx, batch)).all()
-    assert "cannot be captured in a CUDA graph" in caplog.text
     session.close()
     empty(device)
 
 
-def test_the_profile_that_takes_the_shape_is_chosen(onnx: Path) -> None:
+def test_after_a_failure_it_says_so(onnx: Path, code: Code) -> None:
     device = Device(lambda n: n - 1)
-    profiles = [((1, 4, 5, 3),) * 3, ((1, 5, 4, 3),) * 3]
-    session = opened(device, onnx, engine=engine(onnx, *profiles))
-    for size in ((4, 5), (5, 4)):
-        batch = frame(Random(0), *size)
-        assert (session.run(batch) == expected(onnx, batch)).all()
-    with pytest.raises(BackendError, match=r"the engine does not take \(1, 6, 6, 3\): compile one that does"):
-        session.run(frame(Random(0), 6, 6))
-    session.close()
-    empty(device)
-
-
-@pytest.mark.parametrize(
-    ("method", "words"),
-    [
-        ("deserialize_cuda_engine", "cannot be loaded"),
-        ("create_execution_context", "no execution context"),
-        ("set_optimization_profile_async", "refused its profile 0"),
-        ("set_input_shape", "refused"),
-        ("set_tensor_address", "refused an address for lr"),
-        ("execute_async_v3", "could not be started"),
-    ],
-)
-def test_what_tensorrt_refuses_is_an_error_and_leaks_nothing(onnx: Path, method: str, words: str) -> None:
-    device = Device(Random(0).randrange)
-    session = opened(device, onnx, trt=SimulatedTensorRT("10.3.0", device, refuse=method))
-    with pytest.raises(BackendError, match=words) as caught:
-        session.run(frame(Random(0), 4, 5))
-    assert "\n" not in str(caught.value)
-    session.close()
-    del session, caught
-    empty(device)
-
-
-CALLS = (
-    *("cudaSetDevice", "cudaStreamCreateWithFlags", "cudaEventCreateWithFlags", "cudaMalloc", "cudaHostAlloc"),
-    *("cudaHostGetDevicePointer", "cudaMemcpyAsync", "cudaStreamSynchronize", "cudaEventRecord", "cudaGraphLaunch"),
-    *("cudaEventSynchronize", "cudaEventElapsedTime"),
-)
-
-
-@pytest.mark.parametrize("nth", [1, 2, 3, 5, 9])
-@pytest.mark.parametrize("function", CALLS)
-def test_whichever_call_fails_it_is_one_line_and_nothing_leaks(onnx: Path, function: str, nth: int) -> None:
-    device = Device(Random(nth).randrange)
-    session = opened(device, onnx, slots=2)
-    device.fail[function] = nth
-    random, tickets, errors = Random(0), [], []
-    for size in (*SIZES[:2], *SIZES[:2]) * 2:
-        batch = frame(random, *size)
-        try:
-            tickets.append((session.submit(batch), expected(onnx, batch)))
-        except BackendError as error:
-            errors.append(str(error))
-    for ticket, wanted in tickets:
-        try:
-            assert (ticket.result() == wanted).all()
-        except BackendError as error:
-            errors.append(str(error))
-    session.close()
-    assert all("\n" not in error and "failed with cudaErrorIllegalAddress (700)" in error for error in errors)
-    del session
-    tickets.clear()
-    empty(device)
-
-
-def test_full_memory_says_what_to_do(onnx: Path) -> None:
-    device = Device(lambda n: n - 1, memory=100)
-    session = opened(device, onnx)
-    with pytest.raises(
-        BackendError, match=r"cudaMalloc failed with cudaErrorMemoryAllocation \(2\): the GPU's memory is"
-    ):
-        session.run(frame(Random(0), 4, 5))
-    session.close()
-    empty(device)
-
-
-def test_after_a_failure_it_says_so(onnx: Path) -> None:
-    device = Device(lambda n: n - 1)
-    session, batch = opened(device, onnx), frame(Random(0), 4, 5)
+    session, batch = opened(device, onnx, code=code), frame(Random(0), 4, 5)
     session.run(batch)
     device.fail["cudaGraphLaunch"] = 1
-    with pytest.raises(BackendError, match="cudaGraphLaunch failed"):
+    with pytest.raises(BackendError, match=r"cudaGraphLaunch failed with cudaErrorInvalidValue \(1\): if it stays"):
         session.submit(batch)
     with pytest.raises(BackendError, match=r"the GPU failed before \(cudaGraphLaunch failed .*load the model again"):
         session.submit(batch)
@@ -225,15 +294,17 @@ def test_a_closed_session_says_so_and_closes_again(onnx: Path) -> None:
     ticket = session.submit(batch)
     session.close()
     session.close()
-    with pytest.raises(BackendError, match="this session is closed"):
-        session.run(batch)
+    for call in (session.run, lambda batch: session.bare_ms(batch, 1)):
+        with pytest.raises(BackendError, match="this session is closed: load the model again"):
+            call(batch)
     assert (ticket.result() == expected(onnx, batch)).all()
     assert (ticket.result() == ticket.result()).all()
+    empty(device)
 
 
-def test_a_session_that_is_dropped_frees_the_gpu(onnx: Path) -> None:
+def test_a_session_that_is_dropped_frees_the_gpu(onnx: Path, code: Code) -> None:
     device = Device(lambda n: 0)
-    session, batch = opened(device, onnx), frame(Random(0), 4, 5)
+    session, batch = opened(device, onnx, code=code), frame(Random(0), 4, 5)
     ticket = session.submit(batch)
     del session
     gc.collect()
@@ -242,11 +313,22 @@ def test_a_session_that_is_dropped_frees_the_gpu(onnx: Path) -> None:
     empty(device)
 
 
+def test_what_a_gpu_is(code: Code) -> None:
+    cuda = code.cuda.Cuda(0, Device(lambda n: 0))
+    assert (cuda.name, cuda.sm, cuda.integrated, cuda.free_memory()) == ("Simulated GPU", 87, False, 1 << 30)
+    shared = code.cuda.Cuda(0, Device(lambda n: 0, integrated=True, memory=1))
+    assert shared.integrated
+    assert shared.free_memory() > 1 << 20, "what the system can make free"
+    second = code.cuda.Cuda(1, Device(lambda n: 0, devices=2))
+    assert (second.device, second.name, second.sm, second.bus_id) == (1, "Simulated GPU 1", 97, "0000:02:00.0")
+
+
 @pytest.mark.parametrize("devices", [0, 1])
-def test_a_gpu_that_is_not_there_is_one_line(devices: int) -> None:
-    words = "no GPU is visible" if not devices else "there is no GPU 1: this machine has 1"
+@pytest.mark.parametrize("gpu", [-1, 1])
+def test_a_gpu_that_is_not_there_is_one_line(devices: int, gpu: int) -> None:
+    words = "no GPU is visible" if not devices else f"there is no GPU {gpu}: this machine has 1"
     with pytest.raises(BackendError, match=words):
-        Cuda(1, Device(lambda n: 0, devices=devices))
+        Cuda(gpu, Device(lambda n: 0, devices=devices))
 
 
 def test_a_driver_that_is_not_there_is_one_line() -> None:
@@ -260,45 +342,19 @@ def test_a_driver_that_is_not_there_is_one_line() -> None:
         Cuda(0, Missing())
 
 
-def test_what_a_gpu_is() -> None:
-    cuda = Cuda(0, Device(lambda n: 0))
-    assert (cuda.name, cuda.sm, cuda.integrated, cuda.free_memory()) == ("Simulated GPU", 87, False, 1 << 30)
-    shared = Cuda(0, Device(lambda n: 0, integrated=True, memory=1))
-    assert shared.integrated
-    assert shared.free_memory() > 1 << 20, "what the system can make free"
-
-
-def test_threads_share_asession_of(onnx: Path) -> None:
-    """The stand-in itself takes one call at a time; what is tested is that no thread gets another's frame."""
-    lock = threading.RLock()
-
-    class Locked(Device):
-        def __getattribute__(self, name: str) -> Any:
-            found = super().__getattribute__(name)
-            if not name.startswith("cuda") or not isinstance(found, types.FunctionType):
-                return found
-
-            def call(*arguments: Any) -> Any:
-                with lock:
-                    return found(*arguments)
-
-            return call
-
-    device = Locked(Random(0).randrange)
-    session = opened(device, onnx)
-    wrong: list[int] = []
-
-    def work(seed: int) -> None:
-        random = Random(seed)
-        for _ in range(20):
-            batch = frame(random, *SIZES[0])
-            if not (session.run(batch) == expected(onnx, batch)).all():
-                wrong.append(seed)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    session.close()
-    assert not wrong
+def test_one_log_serves_all_sessions(onnx: Path, code: Code) -> None:
+    """TensorRT keeps the first that it is given for good."""
+    device, batch = Device(lambda n: n - 1), frame(Random(0), 4, 5)
+    trt: Any = SimulatedTensorRT("11.4.0", device)
+    first = opened(device, onnx, code=code, trt=trt)
+    assert (first.run(batch) == expected(onnx, batch)).all()
+    first.close()
+    del first
+    gc.collect()
+    trt.refuse = "set_input_shape"
+    second = opened(device, onnx, code=code, trt=trt)
+    with pytest.raises(BackendError, match=r"refused \(1, 4, 5, 3\): set_input_shape: refused"):
+        second.run(batch)
+    second.close()
+    empty(device)
+    assert SIZES[0] == (4, 5)
