@@ -62,7 +62,7 @@ def check_config(library: Library, version: tuple[int, int], config: EngineConfi
         raise InputError(f"{what} has no DLA: TensorRT up to 10.7 and from 11.4 has")
     if precision != "fp16":
         raise InputError(f"a DLA runs FP16 alone, not the {precision} graph: choose fp16, or the GPU")
-    if not all(profile.is_static for profile in config.profiles) or config.profiles[1:]:
+    if config.profiles[1:] or not config.profiles[0].is_static:
         raise InputError("a DLA takes one shape: name one size and no profile")
 
 

@@ -29,14 +29,14 @@ class OnnxRuntimeSession:
         try:
             self._session: Any = ort.InferenceSession(onnx, options, providers=[provider])
         except Exception as error:  # its exception types are private
-            raise BackendError(f"ONNX Runtime refused the graph: {first_line(error)}") from error
+            raise BackendError(f"ONNX Runtime refused the graph: {_first_line(error)}") from error
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
         """See Session."""
         try:
             result: NDArray[Any] = self._session.run(None, {"lr": batch})[0]
         except Exception as error:  # its exception types are private
-            raise BackendError(f"ONNX Runtime failed on {batch.shape}: {first_line(error)}") from error
+            raise BackendError(f"ONNX Runtime failed on {batch.shape}: {_first_line(error)}") from error
         return result
 
     def close(self) -> None:
@@ -51,6 +51,5 @@ def load_onnxruntime(extra: str) -> Any:
     return ort
 
 
-def first_line(error: Exception) -> str:
-    """Of what it says."""
+def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]

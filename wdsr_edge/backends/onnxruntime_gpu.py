@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from .._errors import BackendError
 from .._files import private_folder, user_cache
-from .onnxruntime import first_line, load_onnxruntime
+from .onnxruntime import load_onnxruntime
 
 Provider = Literal["cuda", "tensorrt"]
 
@@ -207,5 +207,6 @@ def _left_to_cpu(session: Any) -> list[str]:
 
 def _reason(error: Exception) -> str:
     """What an error says, without places in ONNX Runtime's own source and the name of the machine."""
-    found = re.search(r"CUDA failure [^;\n]*", str(error))
-    return found[0].strip() if found else re.sub(r"/\S+:\d+ .*?\) ", "", first_line(error))
+    said = " ".join(str(error).split())
+    found = re.search(r"CUDA failure [^;]*", said)
+    return found[0].strip() if found else re.sub(r"/\S+:\d+ .*?\) ", "", said)[:300].rstrip(".")
