@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -134,9 +135,17 @@ def _open(
     gpu: GpuOptions,
     passing: Callable[[tuple[int, ...]], Sequence[str]] = lambda shape: (),
 ) -> Session:
+    """A session whose compiled engines prove themselves; CUDA's provider, which has none, does so at once."""
     graph = graph_of(choice)
     test = golden_test(bundle, graph, passing)
-    return open_session(choice.backend, bundle.onnx(graph), choice.precision, gpu=gpu, self_test=test)
+    session = open_session(choice.backend, bundle.onnx(graph), choice.precision, gpu=gpu, self_test=test)
+    if choice.backend == "onnxruntime-cuda":
+        try:
+            test(session.run, (1, *bundle.golden()[0].shape))
+        except BaseException:
+            session.close()
+            raise
+    return session
 
 
 def _passing(bundle: Bundle, failed: Choice, gpu: GpuOptions, shape: tuple[int, ...]) -> list[str]:
@@ -144,14 +153,9 @@ def _passing(bundle: Bundle, failed: Choice, gpu: GpuOptions, shape: tuple[int, 
     found: list[str] = []
     for choice in choices(bundle, failed.backend):
         if choice.precision != failed.precision:
-            session = _open(bundle, choice, gpu)
-            try:
+            with contextlib.suppress(BackendError), contextlib.closing(_open(bundle, choice, gpu)) as session:
                 session.run(np.zeros(shape, np.uint8))
                 found.append(choice.precision)
-            except BackendError:
-                continue
-            finally:
-                session.close()
     return found
 
 
