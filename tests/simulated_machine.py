@@ -117,7 +117,7 @@ class MachineEngine(SimulatedEngine):
     def compute(self, lr: NDArray[Any]) -> NDArray[Any]:
         sr: NDArray[Any] = self.session.run(None, {"lr": lr.copy()})[0]
         if f"slow-{self.kind}" in self.faults:
-            time.sleep(0.05)
+            time.sleep(0.015)
         if f"noise-{self.kind}" in self.faults:
             sr = sr ^ np.uint8(4)
         return sr

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,8 @@ class Engines:
             loaded = self._runtime.deserialize_cuda_engine(plan)
             if loaded is None:
                 why = self._log.fault or "it is for another GPU or version"
+                if re.search("out ?of ?memory", why, re.IGNORECASE):
+                    raise OutOfMemory(f"the engine cannot be loaded ({why}): close what else uses the GPU")
                 raise BackendError(f"the engine cannot be loaded ({why}): build it again on this machine")
             self._loaded[key] = loaded
         return key
@@ -166,8 +169,8 @@ class Engines:
         """Keep what TensorRT for RTX has compiled since the last time."""
         if self._kernels is None or self._kernels_file is None:
             return
-        found = bytes(self._kernels.serialize())
-        if found != self._kept:
+        found = bytes(self._kernels.serialize() or b"")
+        if found not in (b"", self._kept):
             self._kept = found
             try:
                 with replacing(self._kernels_file) as fresh:

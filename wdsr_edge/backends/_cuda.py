@@ -12,6 +12,7 @@ import ctypes
 import gc
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._errors import BackendError, require
+
+_CAPTURING = threading.Lock()
 
 _LOST = "the GPU's state is lost for this process: restart the program"
 _ADVICE = {
@@ -102,6 +105,19 @@ class Cuda:
     def select(self) -> None:
         """Make this the GPU of the calling thread."""
         self.call("cudaSetDevice", self.device)
+
+    @contextmanager
+    def unselected(self) -> Iterator[None]:
+        """Whichever GPU is the calling thread's before, is so afterwards."""
+        before = None
+        with contextlib.suppress(BackendError):
+            before = self.call("cudaGetDevice")
+        try:
+            yield
+        finally:
+            if before is not None:
+                with contextlib.suppress(BackendError):
+                    self.call("cudaSetDevice", before)
 
     def attribute(self, name: str) -> int:
         """An attribute of the GPU."""
@@ -192,11 +208,15 @@ class Resources:
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """The garbage collector might free memory of another session in this thread, which spoils a capture."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
+    """The garbage collector might free memory of another session in this thread, which spoils a capture.
+
+    One capture at a time, as there is one collector.
+    """
+    with _CAPTURING:
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collecting:
+                gc.enable()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -40,16 +41,22 @@ class Timing:
 class Ticket:
     """A batch on its way."""
 
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, slot: Slot, cuda: Cuda) -> None:
         self._slot: Slot | None = slot
+        self._cuda = cuda
         self._lock = threading.Lock()
         self._found: Batch | None = None
         self._fault = ""
         self.timing: Timing | None = None
         """Once there is a result."""
+        self.session: Callable[[], object] = lambda: None
+        """What it is a ticket of, if that is still there."""
 
     def result(self) -> Batch:
         """The enlarged batch, which belongs to the caller; waits for it. Raises BackendError if the GPU failed."""
+        if self._slot is not None:
+            self._cuda.refuse_if_forked()  # another thread of the parent may have the lock for ever
+        _session = self.session()  # or it may be collected, and closed, in here, which would wait for this
         with self._lock:
             if self._slot is not None:
                 try:
@@ -97,9 +104,9 @@ class Slots:
 
     def close(self) -> None:
         """Wait for what is in flight, whose tickets keep their results, and free everything."""
-        for slot in self._slots:
-            slot.close()
-        self._slots.clear()
+        while self._slots:
+            self._slots[-1].close()
+            self._slots.pop()  # not if it was interrupted
 
 
 class Slot:
@@ -152,7 +159,7 @@ class Slot:
         self._record(self._computed)
         self._copy(self._host_sr, self._sr, "cudaMemcpyDeviceToHost")
         self._record(self._downloaded)
-        self._ticket = Ticket(self)
+        self._ticket = Ticket(self, self._cuda)
         return self._ticket
 
     def fetch(self) -> tuple[Batch, Timing]:

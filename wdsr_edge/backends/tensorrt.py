@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .._errors import BackendError
 from ._contexts import Engines
@@ -21,6 +22,9 @@ SHAPES = 4
 
 Run = Callable[[Batch], Batch]
 _Used = TypeVar("_Used")
+
+_PARENTS: list[Any] = []
+"""What a forked child must not release, not even by dropping it."""
 
 
 class Plan(NamedTuple):
@@ -68,7 +72,9 @@ class TensorRtSession:
 
     def submit(self, batch: Batch) -> Ticket:
         """Start on ``batch`` (C-contiguous) and return at once; it may be changed afterwards. In order."""
-        return self._with_slots(batch, lambda slots: slots.submit(batch))
+        ticket = self._with_slots(batch, lambda slots: slots.submit(batch))
+        ticket.session = weakref.ref(self)
+        return ticket
 
     def bare_ms(self, batch: Batch, count: int) -> float:
         """Milliseconds of the engine alone for batches like this one, ``count`` in a row: what is left to win."""
@@ -77,7 +83,8 @@ class TensorRtSession:
     def close(self) -> None:
         """Finish what is in flight, whose tickets keep their results, and free the GPU. Closing twice is fine."""
         if self._cuda.is_forked:
-            return  # it is the parent's
+            _PARENTS.append((self._shapes, self._engines))
+            return
         with self._lock:
             self._closed = True
             with contextlib.suppress(BackendError):
@@ -87,7 +94,8 @@ class TensorRtSession:
 
     def __del__(self) -> None:
         if hasattr(self, "_engines"):
-            self.close()
+            with self._cuda.unselected():  # garbage is collected amid the work of others
+                self.close()
 
     def _with_slots(self, batch: Batch, use: Callable[[Slots], _Used]) -> _Used:
         """``use`` the slots for batches like this one, alone."""
@@ -125,6 +133,7 @@ class TensorRtSession:
             except OutOfMemory:
                 if not self._shapes:
                     raise
+            if key not in self._shapes:  # by now the error is gone, and the engine and context that it held
                 self._drop(*self._shapes)
                 self._shapes[key] = self._make(batch, plan)
         return self._shapes[key][1]
@@ -137,17 +146,18 @@ class TensorRtSession:
             slots = Slots(self._cuda, opener, batch, self.in_flight, self._engines.captures)
             try:
                 plan.prove(lambda one: slots.submit(one).result())
+                self._engines.write_kernels()
             except BaseException:
                 slots.close()
                 raise
         except BaseException:
             self._drop()
             raise
-        self._engines.write_kernels()
         return engine, slots
 
     def _drop(self, *keys: tuple[int, ...]) -> None:
         """Close the slots of some shapes, and drop the engines that no shape is left for."""
         for key in keys:
-            self._shapes.pop(key)[1].close()
+            self._shapes[key][1].close()
+            del self._shapes[key]  # not if it was interrupted
         self._engines.keep(engine for engine, _ in self._shapes.values())
