@@ -44,6 +44,10 @@ _NEEDS = {
     _CUDA: "an NVIDIA driver, CUDA and cuDNN (pip install 'onnxruntime-gpu[cuda,cudnn]')",
     _TENSORRT: "an NVIDIA driver, CUDA, cuDNN, and in LD_LIBRARY_PATH the TensorRT that onnxruntime-gpu was built for",
 }
+_PACKAGE = (
+    "the onnxruntime that is installed has none: pip uninstall onnxruntime onnxruntime-gpu, since both own one module, "
+    "then pip install 'wdsr-edge[onnxruntime-gpu]'"
+)
 _SETTINGS: Mapping[str, Mapping[str, str]] = {
     # Weights are dequantised once, and not for each batch. Sizes are worked out on the CPU by design, so that _WHOLE
     # would refuse every uint8 graph: where the nodes went is looked at afterwards.
@@ -70,18 +74,13 @@ class OnnxRuntimeGpuSession:
         TensorRT compiles an engine at the first batch, and again at each that is smaller or larger than all before.
         Engines are native code and kept in ``cache_dir``, the user's cache by default, in a folder that is private.
 
-        The GPU runs the whole graph, or BackendError is raised. ``allow_cpu`` lets the provider leave nodes, TensorRT
-        to CUDA first and either to the CPU, and takes it for a warning that the provider does not load.
+        All but the arithmetic of sizes runs in the provider, or BackendError is raised. ``allow_cpu`` lets it leave
+        nodes, TensorRT to CUDA first and either to the CPU, and makes a warning of a provider that does not load.
 
         Raises BackendError, InputError for the folder, MissingExtraError if there is no ONNX Runtime.
         """
         ort = load_onnxruntime("onnxruntime-gpu")
         name, available = {"cuda": _CUDA, "tensorrt": _TENSORRT}[provider], ort.get_available_providers()
-        if name not in available and not allow_cpu:
-            raise BackendError(
-                f"the onnxruntime that is installed has no {name}: pip uninstall onnxruntime onnxruntime-gpu, since "
-                "both own one module, then pip install 'wdsr-edge[onnxruntime-gpu]'"
-            )
         # Without allow_cpu, no CUDA below TensorRT either: Q/DQ pairs torn apart are slow, and nobody would notice.
         wanted = _ALL[_ALL.index(name) :] if allow_cpu else (name,)
         providers = [(one, _options(one, onnx, device, cache_dir)) for one in wanted if one in available]
@@ -90,9 +89,10 @@ class OnnxRuntimeGpuSession:
         loaded = self._session.get_providers() if self._session else []
         if name not in loaded:
             fault = f"ONNX Runtime does not run the graph with {name} ({fault or 'it did not load'})"
+            advice = f"if the graph is in order, see that there is {_NEEDS[name]}" if name in available else _PACKAGE
             if not loaded or not allow_cpu:
-                raise BackendError(f"{fault}: if the graph is in order, see that there is {_NEEDS[name]}")
-            _LOG.warning("%s but with %s: see that there is %s", fault, loaded[0], _NEEDS[name])
+                raise BackendError(f"{fault}: {advice}")
+            _LOG.warning("%s but with %s: %s", fault, loaded[0], advice)
         elif not allow_cpu and (left := _left_to_cpu(self._session)):
             raise BackendError(f"ONNX Runtime leaves {', '.join(left)[:200]} to the CPU: update it, or allow the CPU")
         self._on_gpu = loaded[0] != _CPU
@@ -144,7 +144,7 @@ class OnnxRuntimeGpuSession:
         lr = self._allocate(batch.shape, batch.dtype, "cuda", self._device)
         binding = self._session.io_binding()
         binding.bind_ortvalue_input("lr", lr)
-        if self._scale and batch.ndim == 4:
+        if self._scale:
             across = (1, 2) if batch.dtype == np.uint8 else (2, 3)
             shape = [size * self._scale if axis in across else size for axis, size in enumerate(batch.shape)]
             binding.bind_ortvalue_output("sr", self._allocate(shape, batch.dtype, "cuda", self._device))
