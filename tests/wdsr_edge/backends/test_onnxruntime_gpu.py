@@ -22,7 +22,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 import onnx  # noqa: E402
 
 from tests.simulated_onnxruntime import CPU, CUDA, TENSORRT, OnnxRuntime  # noqa: E402
-from wdsr_edge import BackendError, Bundle, InputError, MissingExtraError  # noqa: E402
+from wdsr_edge import BackendError, Bundle, InputError, MissingExtraError, load  # noqa: E402
 from wdsr_edge.backends.onnxruntime import OnnxRuntimeSession  # noqa: E402
 from wdsr_edge.backends.onnxruntime_gpu import SHAPES, OnnxRuntimeGpuSession, Provider  # noqa: E402
 from wdsr_edge.loading import ZOO  # noqa: E402
@@ -402,3 +402,46 @@ def test_full_memory_is_one_line_and_a_smaller_frame_goes(on_cpu: OnnxRuntimeSes
         assert "): Failed to allocate memory for a buffer of size 120000: if the GPU's memory is full, use" in text
         assert "\n" not in text
         np.testing.assert_array_equal(session.run(frame(20, 30)), on_cpu.run(frame(20, 30)))
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU that has these backends alone."""
+    found = ["onnxruntime-cuda", "onnxruntime-tensorrt"]
+    for module in ("wdsr_edge.backends.choice", "wdsr_edge.speed", "wdsr_edge.loading"):
+        monkeypatch.setattr(f"{module}.installed", lambda: found)
+    monkeypatch.setattr("wdsr_edge.speed.version", lambda backend: "1.31.1")
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("backend", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_load_takes_it_and_the_camera_its_frames(ort: OnnxRuntime, backend: Any, on_cpu: OnnxRuntimeSession) -> None:
+    with load(BUNDLE.path, backend=backend, precision="fp32") as sr:
+        assert (sr.backend, sr.precision) == (backend, "fp32")
+        np.testing.assert_array_equal(sr(frame(30, 40)[0]), on_cpu.run(frame(30, 40))[0])
+
+
+@pytest.mark.usefixtures("installed")
+def test_cuda_is_proven_on_the_golden_frame_when_it_is_opened(
+    ort: OnnxRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What spoils FP16 alone leaves FP32, and the refusal says so."""
+    real = OnnxRuntimeGpuSession.run
+
+    def spoilt(session: OnnxRuntimeGpuSession, batch: NDArray[Any]) -> NDArray[Any]:
+        sr = real(session, batch)
+        return sr ^ np.uint8(8) if session in spoil else sr
+
+    spoil: list[OnnxRuntimeGpuSession] = []
+    made = OnnxRuntimeGpuSession.__init__
+
+    def init(session: OnnxRuntimeGpuSession, onnx: bytes, *arguments: Any, **options: Any) -> None:
+        made(session, onnx, *arguments, **options)
+        if onnx != GRAPH:
+            spoil.append(session)
+
+    monkeypatch.setattr(OnnxRuntimeGpuSession, "run", spoilt)
+    monkeypatch.setattr(OnnxRuntimeGpuSession, "__init__", init)
+    with pytest.raises(BackendError, match=r"the fp16 engine is refused: .* on this GPU: load it with precision fp32$"):
+        load(BUNDLE.path, backend="onnxruntime-cuda", precision="fp16")
+    load(BUNDLE.path, backend="onnxruntime-cuda", precision="fp32").close()
