@@ -14,9 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NoReturn, TypeVar
 
@@ -24,9 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.cuda_names import STICKY, Attribute, Error, Kind, Mode
+from tests.simulated_parts import (
+    DEVICE_POISON,
+    FREED,
+    HOST_POISON,
+    Block,
+    Capture,
+    Event,
+    Fault,
+    Graph,
+    Handle,
+    Stream,
+    Work,
+)
 
-GUARD = 64
-HOST_POISON, DEVICE_POISON, FREED, CANARY = 0xA5, 0x5A, 0xDD, 0xC3
 DEVICE_BASE = 1 << 44
 COPY_MS = {Kind.cudaMemcpyHostToDevice: 2, Kind.cudaMemcpyDeviceToHost: 3}
 UNSAFE = {
@@ -34,78 +43,6 @@ UNSAFE = {
     *("cudaStreamDestroy", "cudaEventDestroy", "cudaGraphExecDestroy"),
 }
 """What spoils a capture if its own thread does it."""
-
-
-class Fault(AssertionError):
-    """Something that a real GPU may or may not punish."""
-
-
-class Handle:
-    """A stream, an event or a graph: no number, but it has one."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __int__(self) -> int:
-        return self.number
-
-
-class Block:
-    """Memory with a guard on either side; what the GPU sees may have another address."""
-
-    def __init__(self, gpu: int, size: int, poison: int) -> None:
-        self.gpu, self.size = gpu, size
-        self.bytes = np.full(size + 2 * GUARD, CANARY, np.uint8)
-        self.view = self.bytes[GUARD : GUARD + size]
-        self.view[:] = poison
-        self.freed = False
-
-    def fault(self) -> str:
-        """What is wrong with it."""
-        if (self.bytes[:GUARD] != CANARY).any() or (self.bytes[GUARD + self.size :] != CANARY).any():
-            return "written beyond the end of memory"
-        return "written after it was freed" if self.freed and (self.view != FREED).any() else ""
-
-
-@dataclass(eq=False)
-class Work:
-    """One piece of work in a stream."""
-
-    do: Callable[[], None]
-    """Called when its turn comes."""
-    uses: tuple[Any, ...]
-    """Memory, events, graphs and contexts."""
-    ms: int = 0
-    """How long it takes at least."""
-    begin: Callable[[int], None] = lambda stream: None
-    """Called when it is put into a stream, or when the graph is launched that it was captured in."""
-
-
-@dataclass(eq=False)
-class Stream:
-    gpu: int
-    works: deque[Work] = field(default_factory=deque)
-
-
-@dataclass(eq=False)
-class Event:
-    gpu: int
-    pending: int = 0
-    stream: int = 0
-    time: float | None = None
-
-
-@dataclass(eq=False)
-class Graph:
-    gpu: int
-    works: list[Work]
-
-
-@dataclass(eq=False)
-class Capture:
-    stream: int
-    works: list[Work] = field(default_factory=list)
-    spoiled: bool = False
 
 
 Owned = TypeVar("Owned", Stream, Event, Graph, Block)
@@ -186,17 +123,21 @@ class Device:
         """Fault if anything is still there, if freed memory was written to, or if there was a Fault before."""
         if self.faults:
             raise Fault(self.faults[0])
-        left: dict[str, Any] = {"engines and contexts": self.held, "captures": self.captures}
-        if self.lost is None:  # or nothing can be released
-            left |= {
-                "host memory": self.host, "device memory": self.device, "streams": self.streams,
-                "events": self.events, "graphs": self.graphs, "graph executables": self.execs,
-            }  # fmt: skip
-        if leaks := {name: len(things) for name, things in left.items() if things}:
+        if leaks := self.in_use():
             raise Fault(f"leaked: {leaks}")
         for block in self.graveyard:
             if block.fault():
                 raise Fault(block.fault())
+
+    def in_use(self) -> dict[str, int]:
+        """What there is, and how much of it; of a GPU that is lost, what can still be released."""
+        found: dict[str, Any] = {"engines and contexts": self.held, "captures": self.captures}
+        if self.lost is None:
+            found |= {
+                "host memory": self.host, "device memory": self.device, "streams": self.streams,
+                "events": self.events, "graphs": self.graphs, "graph executables": self.execs,
+            }  # fmt: skip
+        return {name: len(things) for name, things in found.items() if things}
 
     def punish(self, what: str) -> NoReturn:
         self.faults.append(what)
@@ -241,14 +182,16 @@ class Device:
 
     def _shake(self) -> None:
         """Do some of the work that waits, or none."""
-        for _ in range(self.choose(4)):
-            waiting = [number for number, stream in self.streams.items() if stream.works]
-            if not waiting:
-                return
-            self._step(waiting[self.choose(len(waiting))])
+        if self.choose(8) == 7:
+            for _ in range(1 + self.choose(4)):
+                self._step()
 
-    def _step(self, stream: int) -> None:
-        work = self.streams[stream].works.popleft()
+    def _step(self) -> None:
+        """Do a piece of work in one of the streams, if there is any."""
+        waiting = [stream for stream in self.streams.values() if stream.works]
+        if not waiting:
+            return
+        work = waiting[self.choose(len(waiting))].works.popleft()
         self._now += work.ms + self.choose(3)
         if not self._fails("work"):
             work.do()
@@ -440,7 +383,7 @@ class Device:
     def cudaStreamSynchronize(self, stream: Handle) -> tuple[Any, ...]:
         found = self._find(self.streams, stream, "a stream")
         while found.works:
-            self._step(int(stream))
+            self._step()
         return (Error.cudaSuccess,)
 
     def cudaEventCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
@@ -460,7 +403,6 @@ class Device:
         if self.capture_of(int(stream)):
             self.punish("an event was recorded in a capture")
         found.pending += 1
-        found.stream = int(stream)
 
         def do() -> None:
             found.pending -= 1
@@ -472,7 +414,7 @@ class Device:
     def cudaEventSynchronize(self, event: Handle) -> tuple[Any, ...]:
         found = self._find(self.events, event, "an event")
         while found.pending and self.lost is None:
-            self._step(found.stream)
+            self._step()
         return (Error.cudaSuccess,)
 
     def cudaEventElapsedTime(self, start: Handle, end: Handle) -> tuple[Any, ...]:

@@ -17,7 +17,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from tests.simulated_cuda import DEVICE_POISON, Device, Fault, Work
+from tests.simulated_cuda import Device
+from tests.simulated_parts import DEVICE_POISON, Work
 from tests.tensorrt_standin import StandIn, Strict, Value, calls, settings
 
 Shape = tuple[int, ...]
@@ -218,7 +219,7 @@ class SimulatedContext:
 
 
 class SimulatedEngine:
-    """An engine whose bytes are JSON: an ONNX file's name, the scale, the profiles, and what ``engine`` has options for.
+    """An engine whose bytes are JSON: an ONNX file's name, the scale, the profiles, and some options.
 
     Without an ONNX file, frames are float32 in NCHW, and what is made of them is simple.
     """
@@ -309,6 +310,8 @@ class SimulatedTensorRT(StandIn):
         self.contexts: list[SimulatedContext] = []
         self.compiled: list[tuple[str, Shape]] = []
         """Kernels that were not in a cache."""
+        self.before: dict[str, Callable[[], None]] = {}
+        """What to do before each call of a method."""
         self._log: Any = None
 
     def alive(self) -> int:
@@ -319,20 +322,19 @@ class SimulatedTensorRT(StandIn):
         """The first log is kept for good, and used by all."""
         self._log = self._log or weakref.ref(log)
         life = Life(self.gpu, "a runtime")
-        return self._made(
-            life, Strict, "Runtime", deserialize_cuda_engine=lambda data: self._deserialize(life, data)
-        )
+        return self._made(life, Strict, "Runtime", deserialize_cuda_engine=lambda data: self._deserialize(life, data))
 
     def _made(self, life: Life, kind: type[Strict], name: str, **behaviour: Any) -> Strict:
         """An object that takes one call at a time, like the GPU."""
 
         def locked(method: str, do: Any) -> Any:
             def call(*arguments: Any) -> Any:
+                self.before.get(method, lambda: None)()
                 with self.gpu.lock:
                     self.gpu.touches += 1
                     if method == self.refuse:
                         self._tell(f"{method}:\n  refused")
-                        return None if method.startswith(("create", "deserialize_cuda")) else False
+                        return None if method.startswith(("create", "deserialize_cuda", "serialize")) else False
                     return do(*arguments)
 
             return call
@@ -383,9 +385,7 @@ class SimulatedTensorRT(StandIn):
     def _cache(self) -> Strict:
         life = Life(self.gpu, "a kernel cache")
         kernels = Kernels(life, self.compiled)
-        made = self._made(
-            life, Strict, "IRuntimeCache", deserialize=kernels.deserialize, serialize=kernels.serialize
-        )
+        made = self._made(life, Strict, "IRuntimeCache", deserialize=kernels.deserialize, serialize=kernels.serialize)
         made.__dict__["kernels"] = kernels
         return made
 

@@ -176,7 +176,7 @@ class Engines:
                 with replacing(self._kernels_file) as fresh:
                     fresh.write_bytes(found)
             except InputError as error:
-                _LOG.warning("compiled kernels are not kept: %s", error)
+                _LOG.warning("compiled kernels are not kept: %s", str(error))  # the error itself would keep the engine
 
 
 def _profile_of(engine: Any, name: str, shape: tuple[int, ...]) -> int:

@@ -43,6 +43,11 @@ _ADVICE = {
 }
 
 
+def is_lost(fault: str) -> bool:
+    """Whether an error's text says that nothing but a new process helps."""
+    return _LOST in fault
+
+
 class OutOfMemory(BackendError):
     """The GPU's memory is full, which is no harm to what runs."""
 

@@ -184,14 +184,16 @@ class Slot:
 
     def close(self) -> None:
         """Wait, and free what the slot has; the ticket keeps the result."""
+        if self._context is None:
+            return  # an interrupted one frees the rest all the same
         if self._ticket is not None:
             self._ticket.settle()
         try:
             self._cuda.call("cudaStreamSynchronize", self._stream)
         except BackendError as error:
             _LOG.warning("while a slot was closed: %s", str(error))
-        del self._host_lr, self._host_sr
         self._context = None
+        del self._host_lr, self._host_sr
         self._resources.close()
 
     def _start(self) -> None:

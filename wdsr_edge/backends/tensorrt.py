@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from .._errors import BackendError
 from ._contexts import Engines
-from ._cuda import Cuda, OutOfMemory
+from ._cuda import Cuda, OutOfMemory, is_lost
 from ._slots import Batch, Slots, Ticket
 from .engine_config import Library
 
@@ -106,7 +106,8 @@ class TensorRtSession:
                 if self._closed:
                     raise BackendError("this session is closed: load the model again")
                 if self._fault:
-                    raise BackendError(f"the GPU failed before ({self._fault}): load the model again")
+                    advice = "" if is_lost(self._fault) else ": load the model again"
+                    raise BackendError(f"the GPU failed before ({self._fault}){advice}")
                 self._cuda.select()
                 slots = self._slots_of(batch, plan)
                 if slots is not None:

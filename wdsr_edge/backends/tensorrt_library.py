@@ -58,6 +58,6 @@ def make_log(trt: ModuleType) -> Any:
 
 def log_of(trt: ModuleType) -> Any:
     """The one logger of this process: TensorRT keeps the first that it is given, and it must outlive everything."""
-    if not hasattr(trt, _LOG_NAME):
-        setattr(trt, _LOG_NAME, make_log(trt))
-    return getattr(trt, _LOG_NAME)
+    if _LOG_NAME not in vars(trt):
+        vars(trt).setdefault(_LOG_NAME, make_log(trt))  # of two threads, one wins
+    return vars(trt)[_LOG_NAME]

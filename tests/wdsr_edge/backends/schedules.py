@@ -103,11 +103,29 @@ class Elsewhere:
         return found
 
 
+Finds = Callable[[Path, Code, Path], None]
+"""What finds a bug: takes an ONNX file, the modules, and a folder."""
+
+Bugs = dict[str, tuple[str, str, str, Finds]]
+"""What is wrong, in which module, what stands there, what the bug puts in its place, and what finds it."""
+
+
+def by(test: Callable[..., None], *arguments: Any) -> Finds:
+    """One of the tests, as what finds a bug."""
+    return lambda onnx, code, folder: test(onnx, code, *arguments)
+
+
+def schedules(onnx: Path, code: Code, folder: Path) -> None:
+    """Many schedules, as what finds a bug."""
+    for seed in range(300):
+        schedule(onnx, seed, code)
+
+
 def schedule(onnx: Path, seed: int, code: Code = OURS) -> None:
     """Some frames of some shapes, taken and given in some order and thread, on a GPU that works in some order."""
     random = Random(seed)
-    chooses = (random.randrange, lambda n: 0, lambda n: n - 1)
-    device = Device(chooses[min(random.randrange(6), 2)], integrated=random.random() < 0.25, devices=2)
+    chooses = (*[random.randrange] * 4, lambda n: 0, lambda n: n - 1)
+    device = Device(random.choice(chooses), integrated=random.random() < 0.25, devices=2)
     gpu = int(random.random() < 0.3)
     session = opened(
         device,
@@ -133,6 +151,8 @@ def schedule(onnx: Path, seed: int, code: Code = OURS) -> None:
     for _ in range(random.randrange(1, 14)):
         if random.random() < 0.65 or not waiting:
             batch = frame(random, *random.choice(sizes))
+            if random.random() < 0.1:
+                batch = batch.transpose(0, 2, 1, 3)  # which is not how it lies in memory
             wanted = expected(onnx, batch)
             waiting.append((call(session.submit, batch), wanted))
             batch[:] = 0

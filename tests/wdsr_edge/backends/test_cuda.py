@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from tests.simulated_cuda import Attribute, Device, Error, Kind, Mode
+from tests.cuda_names import Attribute, Error, Kind, Mode
+from tests.simulated_cuda import Device
 from wdsr_edge import BackendError
-from wdsr_edge.backends import _cuda, tensorrt
+from wdsr_edge.backends import _contexts, _cuda, _slots, tensorrt
 
 bindings: Any = pytest.importorskip("cuda.bindings", reason="cuda-bindings are not installed")
 runtime: Any = pytest.importorskip("cuda.bindings.runtime")
-SOURCES = "".join(Path(str(module.__file__)).read_text() for module in (_cuda, tensorrt))
+SOURCES = "".join(Path(str(module.__file__)).read_text() for module in (_cuda, _contexts, _slots, tensorrt))
 FUNCTIONS = sorted(
     {name for name in re.findall(r'"(cuda[A-Z]\w+)"', SOURCES) if inspect.isfunction(vars(Device).get(name))}
 )
@@ -31,8 +32,10 @@ def test_the_release_is_the_one_that_was_asked_for() -> None:
 
 def test_all_that_is_called_is_simulated() -> None:
     called = set(re.findall(r'(?:call|_own|_release)\(\s*"(cuda\w+)"', SOURCES))
-    assert len(called) > 15
+    assert len(called) > 20
     assert called <= {*FUNCTIONS}
+    simulated = {name for name, value in vars(Device).items() if name.startswith("cuda") and inspect.isfunction(value)}
+    assert simulated == {*FUNCTIONS}, "and nothing else is"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
