@@ -61,13 +61,20 @@ class StandIn:
     """The module of one release."""
 
     def __init__(
-        self, release: str, *, dla_cores: int = 0, fault: str = "", refuse: str = "", planar: bool = False
+        self,
+        release: str,
+        *,
+        dla_cores: int = 0,
+        fault: str = "",
+        refuse: str = "",
+        why: str = "no luck",
+        planar: bool = False,
     ) -> None:
-        """``fault``: what the parser reports; ``refuse``: a method that gives None; ``planar``: NCHW input."""
+        """``fault``: what the parser reports; ``refuse``: a method that gives None and why; ``planar``: NCHW input."""
         self.release = release
         self.__version__ = release.removeprefix("rtx-")
         self.touched: set[tuple[str, str]] = set()
-        self.fault, self.refuse = fault, refuse
+        self.fault, self.refuse, self.why = fault, refuse, why
         self.logs: list[Any] = []
         self.config = Strict(
             "IBuilderConfig",
@@ -88,11 +95,15 @@ class StandIn:
         )
         lr = Strict("ITensor", self, name="lr", shape=(-1, 3, -1, -1) if planar else (-1, -1, -1, 3))
         self.network = Strict("INetworkDefinition", self, get_input=lambda index: lr)
-        error = Strict(
+        self.error = Strict(
             "ParserError", self, node_name=lambda: "tail", node_operator=lambda: "Conv", desc=lambda: self.fault
         )
         self.parser = Strict(
-            "OnnxParser", self, parse=lambda onnx: not fault, num_errors=int(bool(fault)), get_error=lambda i: error
+            "OnnxParser",
+            self,
+            parse=lambda onnx: not fault,
+            num_errors=int(bool(fault)),
+            get_error=lambda i: self.error,
         )
         inspector = Strict("EngineInspector", self, get_engine_information=lambda form: '{"Layers": []}')
         engine = Strict("ICudaEngine", self, create_engine_inspector=lambda: inspector)
@@ -123,7 +134,7 @@ class StandIn:
         if self.refuse != method:
             return found
         self.logs[-1].log(self.ILogger.INFO, "all is well")
-        self.logs[-1].log(self.ILogger.ERROR, f"{method}:\n  no luck")
+        self.logs[-1].log(self.ILogger.ERROR, f"{method}:\n  {self.why}")
         self.logs[-1].log(self.ILogger.WARNING, "mind")
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -85,6 +86,14 @@ def private_folder(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise InputError(f"cannot keep engines in {folder}: {error.strerror}") from error
     return folder
+
+
+def read_regular(path: Path, most: int = -1) -> bytes:
+    """What a file holds, ``most`` bytes of it at most; OSError for a pipe or a device, which could go on for ever."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read(most)
 
 
 def user_cache() -> Path:

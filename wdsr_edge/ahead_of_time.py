@@ -10,13 +10,13 @@ from typing import Any
 
 from ._errors import InputError
 from ._files import replacing
-from .backends.audit import Audit, audit
+from .backends.audit import Audit, audit, check_graph
 from .backends.build_process import build_apart
-from .backends.engine_build import Built, OnProgress
+from .backends.engine_build import Built, OnProgress, check_dla
 from .backends.engine_config import EngineConfig
 from .backends.tensorrt_library import open_library
 from .bundle import Bundle, Precision, onnx_name
-from .targets import Target, trtexec_line
+from .targets import Target, compile_line, trtexec_line
 
 
 def compile_for(
@@ -34,6 +34,7 @@ def compile_for(
     ``engine`` in that is None, and nothing is written, if the audit finds ``faults``. Raises WdsrError.
     """
     onnx = bundle.onnx(kind)
+    check_graph(onnx, kind)
     version = open_library(target.library).__version__
     shapes = "_".join(map(str, config.profiles))
     onnx_sha256 = hashlib.sha256(onnx).hexdigest()
@@ -59,6 +60,7 @@ def _entry(kind: Precision, target: Target, config: EngineConfig, built: Built, 
         "sha256": hashlib.sha256(built.engine).hexdigest(),
         "seconds": round(built.seconds, 3),
         "config": config.as_dict(),
+        "lighter": built.lighter,
         "convolutions": found.convolutions,
         "faults": list(found.faults),
         "reformats": list(found.reformats),
@@ -77,10 +79,21 @@ def _write(path: Path, built: Built, entry: dict[str, Any]) -> Path:
 
 
 def commands_for(bundle: Bundle, kinds: Sequence[Precision], target: Target, config: EngineConfig) -> list[str]:
-    """A line for each precision, to be run in the folder that the bundle was copied into."""
+    """What to run on the device, in the folder that the bundle was copied into: one command, or trtexec for each.
+
+    Raises InputError for a DLA that it has not, or that does not run this.
+    """
+    if config.dla is not None:
+        if config.dla >= target.dla_cores:
+            raise InputError(f"there is no DLA {config.dla}: a {target.device} has {target.dla_cores}")
+        for kind in kinds:
+            check_dla(config, kind)
     folder = bundle.path.resolve().name
     shapes = "_".join(map(str, config.profiles))
     return [
-        trtexec_line(f"{folder}/{onnx_name(kind)}", f"{bundle.name}-{kind}-{shapes}-{target.name}.engine", config)
-        for kind in kinds
+        compile_line(f"{folder}/", kinds, config),
+        *(
+            trtexec_line(f"{folder}/{onnx_name(kind)}", f"{bundle.name}-{kind}-{shapes}-{target.name}.engine", config)
+            for kind in kinds
+        ),
     ]

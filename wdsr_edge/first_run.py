@@ -83,7 +83,7 @@ def _clocks_at_work(bundle: Bundle, choice: Choice, size: Size, gpu: GpuOptions)
         bus_id = Cuda(gpu.device).bus_id
     except WdsrError:
         bus_id = ""
-    with open_bundle(bundle, choice, gpu=gpu) as sr, ThreadPoolExecutor(1) as pool:
+    with open_bundle(bundle, choice, gpu=replace(gpu, in_full=False)) as sr, ThreadPoolExecutor(1) as pool:
         frame = frame_of_size(*size)
         for _ in range(20):
             sr(frame)

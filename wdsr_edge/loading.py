@@ -115,7 +115,7 @@ def open_bundle(bundle: Bundle, choice: Choice, *, tile: Tile = "auto", gpu: Gpu
         return open_session(choice.backend, onnx, gpu=plain, self_test=golden_test(bundle, "fp32"))
 
     gpu = gpu or GpuOptions()
-    others = dataclasses.replace(gpu, engine=None, on_report=lambda report: None)
+    others = dataclasses.replace(gpu, engine=None, in_full=False, on_report=lambda report: None)
     session = _open(bundle, choice, gpu, passing=lambda shape: _passing(bundle, choice, others, shape))
     fixed = choice.backend in BUILT_FOR_SHAPES and gpu.engine is None
     return SuperResolver(

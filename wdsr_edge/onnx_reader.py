@@ -73,7 +73,10 @@ def conv_precisions(data: bytes) -> dict[str, _Kernel]:
                 node = dict(parts)
                 made_by |= dict.fromkeys((_text(part) for field, part in parts if field == 2), (node.get(4), inputs))
                 if node.get(4) == b"Conv":
-                    convs[_text(node.get(3, b""))] = inputs[1]
+                    name = _text(node.get(3, b""))
+                    if not name or name in convs or "]" in name:  # an engine's layers are told by them
+                        raise ValueError(f"no name of its own has the convolution {name[:60]!r}")
+                    convs[name] = inputs[1]
         found = {}
         for name, kernel in convs.items():
             operator, inputs = made_by.get(kernel, (None, []))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,9 +14,7 @@ from .backends.device import SelfTest
 from .bundle import Bundle, Graph
 from .gates import golden_gate
 from .metrics import difference
-
-LEAST_SIDE = 16
-"""Of the golden frame, what must be left for a test, in LR pixels."""
+from .tiling import Span, spans
 
 _Batch = NDArray[Any]
 
@@ -25,46 +24,55 @@ def golden_test(
 ) -> SelfTest:
     """What proves an engine with ``graph``, uint8 or float32, in it.
 
-    An engine of another shape than the golden frame's gets it cut off, or continued by its mirror image; only what is
-    farther than the halo from where that happened is compared. An engine that fails is refused, and ``passing`` asked
-    for the precisions that pass on batches of that shape.
+    An engine of another shape than the golden frame's gets it in windows, or continued by its mirror image, so that all
+    of it is compared. Only one with nothing between two halos tells nothing: None. An engine that fails is refused, and
+    ``passing`` asked for the precisions that pass on batches of that shape.
     """
 
     def test(run: Callable[[_Batch], _Batch], shape: tuple[int, ...]) -> float | None:
         lr, reference = bundle.golden()
         planar = shape[-1] != 3
-        height, width = shape[2:] if planar else shape[1:3]
-        rows, columns = (
-            _kept(side, whole, bundle.config.halo) for side, whole in zip((height, width), lr.shape[:2], strict=True)
-        )
-        if min(rows, columns) < min(LEAST_SIDE, height, width):
+        size = shape[2:] if planar else shape[1:3]
+        halo, s = bundle.config.halo, bundle.config.scale
+        pairs = [*zip(size, lr.shape[:2], strict=True)]
+        if any(side != whole and min(side, whole) <= 2 * halo for side, whole in pairs):
             return None
-        frame = np.pad(lr, ((0, max(0, height - len(lr))), (0, max(0, width - lr.shape[1])), (0, 0)), "symmetric")
-        batch = np.broadcast_to(frame[:height, :width], (shape[0], height, width, 3))
-        big = _run_planar(run, batch) if planar else run(np.ascontiguousarray(batch))
-        s = bundle.config.scale
-        expected = np.broadcast_to(reference[: rows * s, : columns * s], (shape[0], rows * s, columns * s, 3))
+        found = np.empty((shape[0], *reference.shape), np.uint8)
+        for row, column in itertools.product(*(_windows(side, whole, halo) for side, whole in pairs)):
+            real = lr[max(0, row.start) : row.stop, max(0, column.start) : column.stop]
+            before = max(0, -row.start), max(0, -column.start)
+            after = size[0] - before[0] - real.shape[0], size[1] - before[1] - real.shape[1]
+            window = np.pad(real, (*zip(before, after, strict=True), (0, 0)), "symmetric")
+            batch = np.ascontiguousarray(np.broadcast_to(window, (shape[0], *window.shape)))
+            big = _run_planar(run, batch) if planar else run(batch)
+            found[:, row.first * s : row.last * s, column.first * s : column.last * s] = big[
+                :,
+                (row.first - row.start) * s : (row.last - row.start) * s,
+                (column.first - column.start) * s : (column.last - column.start) * s,
+            ]
         # Frames of a batch are stacked into one picture.
-        found = difference(
-            np.ascontiguousarray(big[:, : rows * s, : columns * s]).reshape(-1, columns * s, 3),
-            np.ascontiguousarray(expected).reshape(-1, columns * s, 3),
-        )
+        expected = np.broadcast_to(reference, found.shape).reshape(-1, *reference.shape[1:])
+        apart = difference(found.reshape(expected.shape), np.ascontiguousarray(expected))
         gate = golden_gate(graph, bundle.manifest)
-        if not gate.admits(found):
+        if not gate.admits(apart):
             others = passing(shape)
             advice = f"load it with precision {' or '.join(others)}" if others else "no other precision passes either"
             raise BackendError(
-                f"the {graph} engine is refused: on the golden frame it comes to {found.psnr_db:.1f} dB "
-                f"({gate.least_db:.1f} needed) and {found.max_levels} levels, on this GPU: {advice}"
+                f"the {graph} engine is refused: on the golden frame it comes to {apart.psnr_db:.1f} dB "
+                f"({gate.least_db:.1f} needed) and {apart.max_levels} levels, on this GPU: {advice}"
             )
-        return found.psnr_db
+        return apart.psnr_db
 
     return test
 
 
-def _kept(side: int, whole: int, halo: int) -> int:
-    """How much of the golden frame counts along one axis, in an engine of ``side``."""
-    return side if side == whole else min(side, whole) - halo
+def _windows(side: int, whole: int, halo: int) -> list[Span]:
+    """Windows of ``side`` that keep each of ``whole`` pixels once; a larger one starts or ends where they do."""
+    if side == whole:
+        return [Span(0, whole, 0, whole)]
+    if side < whole:
+        return spans(whole, side - 2 * halo, halo, fixed=True)
+    return [Span(0, side, 0, whole - halo), Span(whole - side, whole, whole - halo, whole)]
 
 
 def _run_planar(run: Callable[[_Batch], _Batch], batch: _Batch) -> _Batch:

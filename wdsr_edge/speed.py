@@ -66,7 +66,7 @@ def fastest(bundle: Bundle, among: tuple[Choice, ...]) -> Choice | None:
     try:
         measured = json.loads(_file(bundle).read_text(encoding="utf-8"))["measured"]
         times = {Choice(entry["backend"], entry["precision"]): float(entry["p50_ms"]) for entry in measured}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     known = [choice for choice in among if choice in times]
     return min(known, key=times.__getitem__) if known else None

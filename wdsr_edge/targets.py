@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -9,6 +11,7 @@ from typing import get_args
 from ._errors import InputError
 from ._files import read_toml
 from .backends.engine_config import EngineConfig, Library
+from .bundle import Precision
 
 FOLDERS = (Path(__file__).parent / "targets", Path(__file__).parents[1] / "export" / "targets")
 """Where they lie: in an installed package, in a checkout."""
@@ -26,6 +29,8 @@ class Target:
     """What compiles for it: TensorRT for RTX does so on any machine, TensorRT only on the device itself."""
     sm: int
     """Its compute capability, 89 for 8.9."""
+    dla_cores: int = 0
+    """How many deep learning accelerators it has (NVIDIA's data sheets of the modules)."""
 
 
 def target_names() -> list[str]:
@@ -40,7 +45,24 @@ def find_target(name: str) -> Target:
     path = next(folder / f"{name}.toml" for folder in FOLDERS if (folder / f"{name}.toml").is_file())
     table = read_toml(path)
     assert table["library"] in get_args(Library), path
-    return Target(name, table["device"], table["library"], table["sm"])
+    return Target(name, table["device"], table["library"], table["sm"], table.get("dla_cores", 0))
+
+
+def compile_line(bundle: str, kinds: Sequence[Precision], config: EngineConfig) -> str:
+    """The same with ``wdsr-edge compile`` on the device: as engines in its cache, proven and timed."""
+    parts = ["wdsr-edge compile", shlex.quote(bundle), "--backend tensorrt"]
+    parts += [f"--precision {kind}" for kind in kinds]
+    for found in config.profiles:
+        sizes = (f"{shape.width}x{shape.height}" for shape in (found.least, found.best, found.most))
+        parts.append(f"--size {found}" if found.is_static else f"--profile {','.join(sizes)}")
+    for option, value, usual in (
+        ("workspace", config.workspace_mib, None),
+        ("optimization", config.optimization_level, 3),
+        ("aux-streams", config.aux_streams, None),
+        ("dla", config.dla, None),
+    ):
+        parts += [f"--{option} {value}"] if value != usual else []
+    return " ".join(parts)
 
 
 def trtexec_line(onnx: str, engine: str, config: EngineConfig) -> str:
@@ -52,7 +74,8 @@ def trtexec_line(onnx: str, engine: str, config: EngineConfig) -> str:
         if value != usual:
             raise InputError(f"--{option} is not passed on to a device that compiles for itself: leave it out")
     parts = [
-        f"trtexec --onnx={onnx} --saveEngine={engine} --stronglyTyped --noTF32 --profilingVerbosity=detailed",
+        f"trtexec {shlex.quote(f'--onnx={onnx}')} {shlex.quote(f'--saveEngine={engine}')}",
+        "--stronglyTyped --noTF32 --profilingVerbosity=detailed",
         f"--builderOptimizationLevel={config.optimization_level}",
     ]
     for i, profile in enumerate(config.profiles):

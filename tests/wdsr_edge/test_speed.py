@@ -63,7 +63,14 @@ def test_another_bundle_of_that_name_knows_nothing(bundle: Bundle, good: Path, m
     assert fastest(bundle, (FP32, INT8)) is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"measured": [{}]}', '{"measured": 3}', '{"measured": [3]}', "\0"])
+BIG = '{"measured": [{"backend": "onnxruntime", "precision": "fp32", "p50_ms": ' + 400 * "9" + "}]}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"measured": [{}]}', '{"measured": 3}', '{"measured": [3]}', "\0", 100_000 * "[", BIG],
+    ids=lambda text: text[:20],
+)
 def test_a_damaged_memory_is_none(bundle: Bundle, text: str) -> None:
     remember(bundle, {FP32: 9.0, INT8: 4.0})
     (file,) = (user_cache() / "speed").iterdir()

@@ -8,7 +8,7 @@ import pytest
 
 from wdsr_edge import InputError
 from wdsr_edge.backends.engine_config import EngineConfig, Profile, Shape
-from wdsr_edge.targets import find_target, target_names, trtexec_line
+from wdsr_edge.targets import compile_line, find_target, target_names, trtexec_line
 
 CAMERA = Profile.static(270, 480)
 
@@ -19,6 +19,7 @@ def test_a_target_is_complete(name: str) -> None:
     assert target.name == name
     assert target.device
     assert 75 <= target.sm <= 130
+    assert target.dla_cores == (2 if name in ("jetson-agx-orin", "jetson-orin-nx") else 0)
     assert (target.library == "tensorrt") == (target.sm in (87, 90, 110)), "TensorRT for RTX 1.7 has all the others"
 
 
@@ -26,6 +27,15 @@ def test_a_target_is_complete(name: str) -> None:
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"no target .*jetson-orin-nano.*rtx-4090"):
         find_target(name)
+
+
+def test_the_command_for_a_device_says_the_same() -> None:
+    profile = Profile(Shape(1, 64, 64), Shape(1, 270, 480), Shape(1, 720, 1280))
+    config = EngineConfig((CAMERA, profile), workspace_mib=512, optimization_level=5, aux_streams=1)
+    assert compile_line("a b/", ("fp16", "int8"), config) == (
+        "wdsr-edge compile 'a b/' --backend tensorrt --precision fp16 --precision int8 --size 480x270 "
+        "--profile 64x64,480x270,1280x720 --workspace 512 --optimization 5 --aux-streams 1"
+    )
 
 
 def test_the_line_for_trtexec_says_the_same() -> None:

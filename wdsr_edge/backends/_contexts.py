@@ -8,8 +8,10 @@ with Runtime Cache", "Working with RTX CUDA Graphs".)
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -51,6 +53,14 @@ class Context:
             raise BackendError("the engine could not be started: load the model again")
 
 
+class NotLoaded(BackendError):
+    """TensorRT does not take a serialised engine, as a rule since it is of another version or for another GPU."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the engine cannot be loaded ({why}): build it again on this machine")
+        self.why = why
+
+
 OpenContext = Callable[[Resources, Any], Context]
 """Makes a context out of its owner's resources and stream."""
 
@@ -84,7 +94,7 @@ class Engines:
                 why = self._log.fault or "it is for another GPU or version"
                 if re.search("out ?of ?memory", why, re.IGNORECASE):
                     raise OutOfMemory(f"the engine cannot be loaded ({why}): close what else uses the GPU")
-                raise BackendError(f"the engine cannot be loaded ({why}): build it again on this machine")
+                raise NotLoaded(why)
             self._loaded[key] = loaded
         return key
 
@@ -162,6 +172,8 @@ class Engines:
             self._kept = file.read_bytes()
         except OSError:
             return
+        with contextlib.suppress(OSError):
+            os.utime(file)  # or it counts as long unused
         if not self._kernels.deserialize(self._kept):
             self._kept = b""
 

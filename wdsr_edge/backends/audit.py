@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._errors import BundleError
 from ..bundle import Precision
 from ..onnx_reader import conv_precisions
 
@@ -21,7 +22,7 @@ _TYPES: Mapping[str, Precision] = {
     **dict.fromkeys(("half", "fp16", "float16"), "fp16"),
     "int8": "int8",
 }
-_CONVOLUTION = re.compile(r"correlation|conv|gemm|runtime_fusion", re.IGNORECASE)
+_CONVOLUTION = re.compile(r"correlation|conv|gemm|runtime_fusion|^dla$", re.IGNORECASE)
 _REFORMAT = re.compile(r"reformat", re.IGNORECASE)
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _LINE = re.compile(
@@ -77,10 +78,16 @@ class Audit:
         return not self.faults
 
 
+def check_graph(onnx: bytes, precision: Precision) -> None:
+    """BundleError if no convolution of ``onnx`` asks for the precision that it is said to be in."""
+    if precision not in conv_precisions(onnx).values():
+        raise BundleError(f"no convolution of the {precision} graph asks for {precision}: deploy the model again")
+
+
 def audit(onnx: bytes, layers: str, profiles: int = 1) -> Audit:
     """Compare what ``onnx`` asks for with ``layers``, as ``Built`` has them, in each of an engine's profiles.
 
-    A layer that is not told of is a fault.
+    A layer that is not told of is a fault. Raises BundleError if ``onnx`` does not tell what it asks for.
     """
     asked = conv_precisions(onnx)
     found = read_layers(layers)

@@ -50,15 +50,18 @@ def build_apart(
     if isinstance(first, Built):
         return first
     lighter = _lighter(library, config)
-    on_retry(f"{first}; again at optimisation level {lighter.optimization_level}")
+    less = f"at optimisation level {lighter.optimization_level}"
+    less += f" with {lighter.workspace_mib} MiB of workspace" if library == "tensorrt" else ""
+    on_retry(f"{first}; again {less}")
     try:
         second = _run_child(library, onnx, lighter, precision, device, timing_cache, on_progress)
     except WdsrError as error:
         raise BackendError(f"{first}, and with less: {error}") from error
     if isinstance(second, Built):
-        return dataclasses.replace(second, lighter=first)
+        return dataclasses.replace(second, lighter=f"{first}; this one is {less}")
+    smaller = "a smaller --workspace, " if library == "tensorrt" else ""
     raise BackendError(
-        f"{second}, twice: try a lower --optimization or a smaller --size, and close what else takes memory"
+        f"{second}, twice: try {smaller}a lower --optimization or a smaller --size, and close what else takes memory"
     )
 
 

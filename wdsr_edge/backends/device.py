@@ -24,6 +24,8 @@ class EngineReport:
     """What it was compiled with."""
     built: str
     """Why it had to be built; empty if it came out of the cache."""
+    lighter: str
+    """Why it was built with less than ``config`` asks for, and with what; empty if it was not."""
     seconds: float
     """What building it took, now or then."""
     size: int
@@ -46,6 +48,8 @@ class GpuOptions:
     """A compiled engine that the caller vouches for: it is native code. None builds, or takes from the cache."""
     config: EngineConfig | None = None
     """How engines are compiled; None is as the cache has them, or one for each shape."""
+    in_full: bool = False
+    """Whether an engine in the cache that was built with less than asked for is built again."""
     allow_cpu: bool = False
     """Whether ONNX Runtime may leave work to the CPU, which it otherwise must not."""
     on_report: Callable[[EngineReport], None] = lambda report: None

@@ -11,10 +11,11 @@ from pathlib import Path
 from types import ModuleType
 
 from .._errors import BackendError, InputError
+from .._files import read_regular
 from ..bundle import Precision
 from ..onnx_reader import read_onnx
 from ._cuda import Cuda
-from .audit import Audit, audit
+from .audit import Audit, audit, check_graph
 from .build_process import build_apart
 from .device import EngineReport, GpuOptions, SelfTest
 from .engine_build import Built, check_config
@@ -24,6 +25,9 @@ from .tensorrt import Plan, Run, TensorRtSession
 from .tensorrt_library import open_library, version_of
 
 _LOG = logging.getLogger("wdsr_edge")
+
+LARGEST_BESIDE = 1 << 20
+"""Bytes of the JSON beside an engine in a file."""
 
 
 def open_device_session(
@@ -70,11 +74,13 @@ class DeviceEngines:
     ) -> None:
         """``gpu.config`` has options and profiles; a shape that none of them takes gets a static engine of its own.
 
-        Raises InputError for options that the library has not.
+        Raises InputError for options that the library has not, BundleError for a graph in another precision.
         """
         self._library, self._cuda, self._onnx, self._precision = library, cuda, onnx, precision
         self._cache, self._build, self._self_test = cache, build, self_test
         self._gpu = gpu or GpuOptions()
+        self._proven: dict[Path, float | None] = {}
+        check_graph(onnx, precision)
         self._planar = read_onnx(onnx).inputs["lr"][0] == "float32"
         if self._gpu.config is not None:
             check_config(library, version_of(trt), self._gpu.config, precision)
@@ -102,12 +108,12 @@ class DeviceEngines:
                 on_retry=lambda reason: _LOG.warning("%s", reason),
             )
 
-        found = self._cache.get(self._onnx, self._precision, config, self._builder, make)
+        found = self._cache.get(self._onnx, self._precision, config, self._builder, make, in_full=self._gpu.in_full)
         if found.built:
             _LOG.info("built the %s in %.1f s: %s", what, found.seconds, found.built)
         if found.lighter:
             _LOG.warning(
-                "the %s was built with less, as at first %s: compile it again with more memory", what, found.lighter
+                "the %s was built with less, as at first %s: wdsr-edge compile tries again", what, found.lighter
             )
         checked = audit(self._onnx, found.layers, len(config.profiles))
         _check(checked, what)
@@ -117,6 +123,7 @@ class DeviceEngines:
                 self._precision,
                 config,
                 found.built,
+                found.lighter,
                 found.seconds,
                 len(found.engine),
                 checked,
@@ -124,7 +131,14 @@ class DeviceEngines:
             )
             self._gpu.on_report(report)
 
-        return Plan(found.engine, prove)
+        def renew(why: str) -> bool:
+            if found.built:
+                return False
+            _LOG.warning("the %s in the cache does not load any more (%s): it is built again", what, why)
+            self._cache.forget(found)
+            return True
+
+        return Plan(found.engine, prove, renew)
 
     def _config_for(self, shape: Shape) -> EngineConfig:
         """What was asked for; else the best in the cache that takes the shape; else one for this shape alone."""
@@ -140,13 +154,10 @@ class DeviceEngines:
         return max(fixed or known, key=lambda config: config.optimization_level, default=EngineConfig(alone))
 
     def _prove(self, run: Run, shape: tuple[int, ...], found: Cached) -> float | None:
-        """The self-test, once for an engine in the cache."""
-        if self._self_test is None or found.golden_db is not None:
-            return found.golden_db
-        decibels = self._self_test(run, shape)
-        if decibels is not None:
-            self._cache.note_golden(found, decibels)
-        return decibels
+        """The self-test, once for an engine, in whatever shape first tells something."""
+        if self._self_test is not None and self._proven.get(found.path) is None:
+            self._proven[found.path] = self._self_test(run, shape)
+        return self._proven.get(found.path)
 
 
 class VouchedEngine:
@@ -157,9 +168,10 @@ class VouchedEngine:
     ) -> None:
         """Raises InputError if the file cannot be read, or is not of this graph or for this library."""
         try:
-            self._data = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"engine {path} cannot be read: {error.strerror}") from error
+            self._data = read_regular(path)
+        except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+            why = getattr(error, "strerror", None) or error
+            raise InputError(f"engine {str(path)!r} cannot be read: {why}") from error
         self._self_test = self_test
         beside = read_beside(path)
         for key, mine, what in (
@@ -168,7 +180,7 @@ class VouchedEngine:
             ("sha256", hashlib.sha256(self._data).hexdigest(), "another engine"),
         ):
             if key in beside and beside[key] != mine:
-                raise InputError(f"engine {path} is of {what} ({key} {beside[key]}): compile it again")
+                raise InputError(f"engine {path} is of {what} ({key} {beside[key][:100]!r}): compile it again")
 
     def __call__(self, shape: tuple[int, ...]) -> Plan:
         """The engine, whatever the shape: the session refuses those that it does not take."""
@@ -182,7 +194,7 @@ class VouchedEngine:
 def read_beside(path: Path) -> dict[str, str]:
     """What lies beside an engine in a file: the texts in its JSON; nothing if there is none."""
     try:
-        found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        found = json.loads(read_regular(path.with_suffix(".json"), LARGEST_BESIDE))
     except (OSError, ValueError, RecursionError):
         return {}
     return {str(k): v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
@@ -190,7 +202,8 @@ def read_beside(path: Path) -> dict[str, str]:
 
 def _check(checked: Audit, what: str) -> None:
     if not checked.passed:
+        more = f" and {len(checked.faults) - 1} more" if checked.faults[1:] else ""
         raise BackendError(
-            f"the {what} is refused, as {len(checked.faults)} of {checked.convolutions} convolutions do not run in "
-            f"what they ask for ({checked.faults[0]}): choose another precision"
+            f"the {what} is refused, as its {checked.convolutions} convolutions do not all run in what they ask for "
+            f"({checked.faults[0]}{more}): choose another precision"
         )

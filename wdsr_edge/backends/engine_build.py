@@ -6,6 +6,7 @@ torch nor onnx, for it runs on the device. ``build_process`` runs it in a proces
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Built:
     seconds: float
     """What it took."""
     lighter: str = ""
-    """Why it was built with less than was asked for; empty if it was not."""
+    """Why it was built with less than was asked for, and with what; empty if it was not."""
 
 
 def check_config(library: Library, version: tuple[int, int], config: EngineConfig, precision: str) -> None:
@@ -60,6 +61,11 @@ def check_config(library: Library, version: tuple[int, int], config: EngineConfi
         raise InputError(f"{what} runs on no DLA: use tensorrt on a Jetson")
     if (10, 7) < version < (11, 4):
         raise InputError(f"{what} has no DLA: TensorRT up to 10.7 and from 11.4 has")
+    check_dla(config, precision)
+
+
+def check_dla(config: EngineConfig, precision: str) -> None:
+    """InputError for what no DLA runs."""
     if precision != "fp16":
         raise InputError(f"a DLA runs FP16 alone, not the {precision} graph: choose fp16, or the GPU")
     if config.profiles[1:] or not config.profiles[0].is_static:
@@ -103,7 +109,8 @@ def build(
         builder_config.set_timing_cache(known, False)
     made = builder.build_serialized_network(network, builder_config)
     if made is None:
-        more = ": give more --workspace" if config.workspace_mib and "OutOfMemory" in log.fault else ""
+        short = config.workspace_mib and re.search("OutOfMemory|workspace", log.fault, re.IGNORECASE)
+        more = ": give more --workspace" if short else ""
         raise BackendError(f"{library} built no engine ({log.fault or 'it did not say why'}){more}")
     engine = bytes(made)
     if library == "tensorrt":
@@ -166,7 +173,9 @@ def _parser_fault(library: Library, parser: Any) -> str:
     if not parser.num_errors:
         return f"{library} cannot read the ONNX file"
     error = parser.get_error(0)
-    where = f"{error.node_operator()} node {error.node_name()}" if error.node_name() else "the graph"
+    where = "the graph"
+    if error.node_operator():
+        where = f"{error.node_operator()} node {error.node_name() or f'{error.node()} (it has no name)'}"
     return f"{library} does not take {where}: {error.desc()}"
 
 

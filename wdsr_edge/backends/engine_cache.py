@@ -13,7 +13,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,10 +28,16 @@ from .engine_build import Built
 from .engine_config import EngineConfig
 
 LIMIT_BYTES = 2 << 30
+LEFT_S = 86400.0
+"""How old a scratch folder is that no process can still be writing to, in seconds."""
 
 _LOG = logging.getLogger("wdsr_edge")
 
-ENGINE, LAYERS, ENTRY, GOLDEN = "engine", "layers", "entry.json", "golden"
+ENGINE, LAYERS, ENTRY = "engine", "layers", "entry.json"
+
+_OURS = re.compile("([0-9a-f]{20}|timing|kernels)-[0-9a-f]{20}")
+_LEFT = re.compile(rf"\.{_OURS.pattern}\..+")
+"""Names of what is kept here, and of what a process that was killed left of writing it; others are not touched."""
 
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading an entry raises that is not as it was written."""
@@ -65,8 +73,6 @@ class Cached:
     """What building it took."""
     lighter: str = ""
     """Why it was built with less than was asked for; empty if it was not."""
-    golden_db: float | None = None
-    """What ``note_golden`` was told of it."""
 
 
 class EngineCache:
@@ -81,11 +87,19 @@ class EngineCache:
         self.limit_bytes = limit_bytes
 
     def get(
-        self, onnx: bytes, precision: str, config: EngineConfig, builder: Builder, build: Callable[[bytes], Built]
+        self,
+        onnx: bytes,
+        precision: str,
+        config: EngineConfig,
+        builder: Builder,
+        build: Callable[[bytes], Built],
+        *,
+        in_full: bool = False,
     ) -> Cached:
         """The engine for this very request and builder; ``build`` makes it of a timing cache if it is not here.
 
-        Processes that ask for the same at once build once; the others wait. What cannot be kept is given all the same.
+        ``in_full`` does not take one that was built with less than was asked for. Processes that ask for the same at
+        once build once; the others wait. What cannot be kept is given all the same.
         Raises what ``build`` raises.
         """
         request = {**_graph(onnx, precision), "config": json.loads(json.dumps(config.as_dict()))}  # as it is in a file
@@ -94,7 +108,9 @@ class EngineCache:
         with self._locked(path.name):
             found = self._read(path, request, made_by)
             if isinstance(found, Cached):
-                return found
+                if not (in_full and found.lighter):
+                    return found
+                found = f"it was built with less, as at first {found.lighter}"
             sweep([path])
             timing = self._timing(made_by)
             built = build(timing.read_bytes() if timing.is_file() else b"")
@@ -118,10 +134,9 @@ class EngineCache:
                     found.append(EngineConfig.from_dict(entry["request"]["config"]))
         return found
 
-    def note_golden(self, cached: Cached, decibels: float) -> None:
-        """Remember that an engine reproduced the golden frame on this GPU."""
-        with contextlib.suppress(InputError), replacing(cached.path / GOLDEN) as fresh:
-            fresh.write_text(f"{decibels}\n", encoding="utf-8")
+    def forget(self, cached: Cached) -> None:
+        """Remove an entry that turned out to be of no use."""
+        shutil.rmtree(cached.path, ignore_errors=True)
 
     def kernels(self, builder: Builder) -> Path:
         """The file for what TensorRT for RTX compiles at run time."""
@@ -132,7 +147,8 @@ class EngineCache:
         found = []
         for path in self.folder.glob(f"*/{ENTRY}"):
             with contextlib.suppress(FileNotFoundError):  # another process removed it
-                found.append((path.stat().st_mtime_ns, path.parent))
+                if _OURS.fullmatch(path.parent.name):
+                    found.append((path.stat().st_mtime_ns, path.parent))
         return [path for _, path in sorted(found)]
 
     def _read(self, path: Path, request: Mapping[str, Any], made_by: Mapping[str, Any]) -> Cached | str:
@@ -147,7 +163,7 @@ class EngineCache:
                 return "what lay in the cache is damaged"
             os.utime(path / ENTRY)
             seconds, lighter = float(entry["seconds"]), str(entry["lighter"])
-            return Cached(engine, layers.decode(), "", path, seconds, lighter, _read_golden(path / GOLDEN))
+            return Cached(engine, layers.decode(), "", path, seconds, lighter)
         except _DAMAGED:
             return "what lay in the cache is damaged"
 
@@ -183,18 +199,23 @@ class EngineCache:
             (fresh / ENTRY).write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
 
     def _shrink(self, kept: Path) -> None:
-        """Remove the longest unused entries, but for ``kept``, until the rest is within the limit."""
-        sizes = {}
-        for path in self.entries():
-            with contextlib.suppress(FileNotFoundError):
-                sizes[path] = sum(part.stat().st_size for part in path.iterdir())
-        others = [path for kind in ("timing", "kernels") for path in self.folder.glob(f"{kind}-*")]
-        total = sum(sizes.values()) + sum(path.stat().st_size for path in others)
-        for path, size in sizes.items():
+        """Remove the longest unused of all that is ours, but for ``kept``, until the rest is within the limit."""
+        found = []
+        for path in self.folder.iterdir():
+            with contextlib.suppress(OSError):  # another process removed it
+                if _OURS.fullmatch(path.name):
+                    found.append((_used(path), _size(path), path))
+                elif _LEFT.fullmatch(path.name) and _used(path) < time.time() - LEFT_S:
+                    shutil.rmtree(path, ignore_errors=True)
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
             if total <= self.limit_bytes:
                 return
             if path != kept:
-                shutil.rmtree(path, ignore_errors=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
                 total -= size
 
     def _timing(self, made_by: Mapping[str, Any]) -> Path:
@@ -217,11 +238,14 @@ def _graph(onnx: bytes, precision: str) -> dict[str, str]:
     return {"onnx": hashlib.sha256(onnx).hexdigest(), "precision": precision}
 
 
-def _read_golden(path: Path) -> float | None:
-    try:
-        return float(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+def _used(path: Path) -> float:
+    """When an entry or another file of ours was last used."""
+    entry = path / ENTRY
+    return (entry if entry.is_file() else path).stat().st_mtime
+
+
+def _size(path: Path) -> int:
+    return sum(part.stat().st_size for part in (path, *path.glob("*")) if part.is_file())
 
 
 def _digest(values: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 from .._errors import BackendError
-from ._contexts import Engines
+from ._contexts import Engines, NotLoaded
 from ._cuda import Cuda, OutOfMemory, is_lost
 from ._slots import Batch, Slots, Ticket
 from .engine_config import Library
@@ -34,6 +34,8 @@ class Plan(NamedTuple):
     """Its bytes: native code."""
     prove: Callable[[Run], None] = lambda run: None
     """Called with what runs a batch in it, before anything else is; raises BackendError to refuse it."""
+    renew: Callable[[str], bool] = lambda why: False
+    """Called with why it cannot be loaded: whether another is to be had for the asking."""
 
 
 class TensorRtSession:
@@ -109,7 +111,12 @@ class TensorRtSession:
                     advice = "" if is_lost(self._fault) else ": load the model again"
                     raise BackendError(f"the GPU failed before ({self._fault}){advice}")
                 self._cuda.select()
-                slots = self._slots_of(batch, plan)
+                try:
+                    slots = self._slots_of(batch, plan)
+                except NotLoaded as error:
+                    if plan is None or not plan.renew(error.why):
+                        raise
+                    slots = None
                 if slots is not None:
                     try:
                         return use(slots)

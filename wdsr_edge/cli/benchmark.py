@@ -43,8 +43,9 @@ def run(
 ) -> None:
     """Time frames host to host, uint8 array in and out, in every engine here and every precision that suits it.
 
-    Each is first checked against the bundle's golden frame. Unless the choice was narrowed, the fastest is remembered,
-    and is what auto then means for this bundle on this machine. FP16 on a CPU is timed if asked for.
+    Each is first checked against the bundle's golden frame. Unless the choice was narrowed, or another GPU than the
+    first was named, the fastest is remembered, and is what auto then means for this bundle on this machine. FP16 on a
+    CPU is timed if asked for.
     """
     from ..backends import GpuOptions
     from ..comparison import compare
@@ -68,7 +69,7 @@ def run(
     say_faults(timed)
     if all(one.fault for one in timed):
         raise BackendError(f"nothing could be timed: {timed[0].fault}")
-    if backend == precision == "auto" and not tile:
+    if backend == precision == "auto" and not tile and not device:
         keep_fastest(bundle, timed)
     if json:
         print_json({"model": bundle.name, "choices": document_of(timed)})

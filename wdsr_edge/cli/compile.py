@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -14,7 +15,7 @@ from .._errors import BackendError, InputError, WdsrError
 from .._files import check_folder
 from ..bundle import Bundle, Precision
 from .benchmark import ROWS, document_of, keep_fastest, rows_of, say_faults
-from .output import BundleArgument, DeviceOption, JsonFlag, build_bar, print_json, print_table, say, stdout
+from .output import BundleArgument, DeviceOption, JsonFlag, build_bar, print_json, print_table, printable, say, stdout
 from .sizes import parse_size
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def run(
         profiles, workspace, optimization, aux_streams, cast(Any, tiling), l2_limit, cast(Any, hardware), dla
     )
     if target:
+        if backend != "auto" or device:
+            raise InputError("--backend and --device are for this machine's GPU: leave them out with --target")
         _compile_for_others(bundle, kinds, config, target, output, json)
     else:
         _compile_here(bundle, kinds, config, backend, device, seconds, bool(precision), json)
@@ -112,26 +115,34 @@ def _compile_here(
             "name another device with --target, or see wdsr-edge doctor"
         )
     configs = [dataclasses.replace(config, profiles=(one,)) for one in config.profiles]
+    for best, number in Counter(one.best for one in config.profiles).items():
+        if number > 1:
+            raise InputError(f"two engines for {best.width}x{best.height} cannot be told apart: compile one at a time")
     for library in dict.fromkeys(choice.backend for choice in among):
         for kind, one in itertools.product(kinds, configs):
             check_config(cast("Library", library), version_of(open_library(cast("Library", library))), one, kind)
     Cuda(device)
     with build_bar() as on_progress:
-        gpu = GpuOptions(device, on_progress=on_progress)
+        gpu = GpuOptions(device, in_full=True, on_progress=on_progress)
         found = first_run(bundle, among, configs, gpu=gpu, seconds=seconds)
     clocks = dataclasses.asdict(found.clocks)
     if json:
-        print_json({"model": bundle.name, "choices": document_of(found.timed), "clocks": clocks})
+        document = {"model": bundle.name, "choices": document_of(found.timed), "clocks": clocks}
+        print_json({**document, "slower_int8": found.slower_int8, "advice": found.clocks.advice})
     else:
         print_table(f"{bundle.name}, compiled and timed host to host", ROWS, rows_of(found.timed))
         _print_engines(found.timed)
         read = ", ".join(f"{name} {value}" for name, value in clocks.items() if value)
         stdout.print(f"Clocks at work: {read or 'nothing here tells them'}", markup=False)
     say_faults(found.timed)
+    compiled = {profile for one in found.timed for report in one.reports for profile in report.config.profiles}
+    for profile in config.profiles:
+        if compiled and profile not in compiled:
+            say(f"{profile} is too large for one window: it was timed in tiles, with an engine for those")
     for line in (*found.slower_int8, *found.clocks.advice):
         say(line)
     faults = [bool(one.fault) for one in found.timed]
-    if not narrowed and backend == "auto" and not all(faults):
+    if not narrowed and backend == "auto" and not device and not all(faults):
         keep_fastest(bundle, found.timed)
     if any(faults):
         raise typer.Exit(1)
@@ -180,6 +191,8 @@ def _compile_for_others(
     else:
         _print(bundle, made, on_device)
     for entry in made:
+        if entry["lighter"]:
+            say(f"{entry['precision']} for {entry['target']} was built with less, as at first {entry['lighter']}")
         if entry["widened"]:
             say(
                 f"{entry['precision']} for {entry['target']}: {len(entry['widened'])} INT8 convolutions hand on FP32, "
@@ -244,14 +257,18 @@ def _print(bundle: Bundle, made: Sequence[dict[str, Any]], on_device: dict[str, 
             f"{entry['bytes'] / 1e6:.2f} MB",
             f"{entry['seconds']:.1f} s",
             f"{entry['convolutions'] - len(entry['faults'])} of {entry['convolutions']}",
+            ", ".join(entry["reformats"]) or "none",
             entry["engine"] or "not written",
         )
         for entry in made
     ]
     if rows:
-        header = ("target", "precision", "engine", "built in", "convs as asked", "file")
+        header = ("target", "precision", "engine", "built in", "convs as asked", "reformat layers", "file")
         print_table(f"{bundle.name}, compiled with TensorRT for RTX", header, rows)
     for name, lines in on_device.items():
-        say(f"{find_target(name).device} compiles for itself, with TensorRT; run there, beside a copy of the bundle:")
+        say(
+            f"TensorRT for RTX has no {find_target(name).device}, which compiles for itself, with TensorRT: run there, "
+            "beside a copy of the bundle, the first line, or trtexec for an engine in a file:"
+        )
         for line in lines:
-            print(line)
+            print(printable(line))

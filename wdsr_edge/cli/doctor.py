@@ -63,8 +63,11 @@ def run(
 def _self_test(models: list[str], size: Size, output: Path, seconds: float, device: int, json: bool) -> None:
     from ..backends import ON_CPU, GpuOptions, installed
     from ..doctor import examine, try_model
+    from ..loading import find_bundle
 
     check_folder(output.absolute().parent)
+    for name in models:
+        find_bundle(name)
     found: dict[str, FirstRun] = {}
     with progress_bar() as bar:
         for name in bar.track(models, description="self-test"):

@@ -44,8 +44,8 @@ BUGS: Bugs = {
     ),
     "no select in submit": (
         "session",
-        "                self._cuda.select()\n                slots =",
-        "                slots =",
+        "                self._cuda.select()\n                try:\n                    slots =",
+        "                try:\n                    slots =",
         ELSEWHERE,
     ),
     "no select in fetch": ("slots", "        self._cuda.select()\n", "", ELSEWHERE),

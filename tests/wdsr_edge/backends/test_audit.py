@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import onnx
 import pytest
 
 from wdsr_edge import Bundle, BundleError
-from wdsr_edge.backends.audit import audit, read_layers
+from wdsr_edge.backends.audit import audit, check_graph, read_layers
 from wdsr_edge.backends.build_process import build_apart
 from wdsr_edge.backends.engine_config import EngineConfig, Profile
 from wdsr_edge.bundle import Precision
@@ -126,6 +127,36 @@ def test_one_layer_that_differs_fails(words: str, fault: str) -> None:
     found = audit(BUNDLE.onnx("fp16"), dump("Format/Datatype", dict.fromkeys(CONVS, "Half") | {"tail": words}))
     assert found.faults == [fault]
     assert not found.passed
+
+
+def test_a_dla_is_believed_if_it_names_the_convolutions() -> None:
+    layer = {
+        "Name": "{ForeignNode[head...tail]}",
+        "LayerType": "DLA",
+        "Inputs": [{"Name": "x", "Format/Datatype": "Channel major FP16 format where channel % 16 == 0"}],
+        "Metadata": "".join(f"[ONNX Layer: {name}]" for name in CONVS),
+    }
+    assert audit(BUNDLE.onnx("fp16"), json.dumps({"Layers": [layer]})).passed
+    silent = layer | {"Metadata": ""}
+    assert len(audit(BUNDLE.onnx("fp16"), json.dumps({"Layers": [silent]})).faults) == len(CONVS)
+
+
+def test_a_graph_in_another_precision_than_it_is_said_to_be_in_is_refused() -> None:
+    for precision in ("fp32", "fp16", "int8"):
+        check_graph(BUNDLE.onnx(precision), precision)
+    check_graph(BUNDLE.onnx("int8"), "fp16")  # as its head is
+    for graph, precision in (("fp32", "fp16"), ("fp32", "int8"), ("fp16", "int8"), ("fp16", "fp32")):
+        with pytest.raises(BundleError, match=f"no convolution of the {precision} graph asks for {precision}: deploy"):
+            check_graph(BUNDLE.onnx(graph), precision)
+
+
+@pytest.mark.parametrize("name", ["", "head", "head] [ONNX Layer: tail"])
+def test_convolutions_that_layers_cannot_be_told_by_are_refused(name: str) -> None:
+    """Else one of two with the same name could run in anything."""
+    model = onnx.load_model_from_string(BUNDLE.onnx("int8"))
+    next(node for node in model.graph.node if node.name == "tail").name = name
+    with pytest.raises(BundleError, match="no name of its own has the convolution"):
+        conv_precisions(model.SerializeToString())
 
 
 def test_a_layer_that_is_missing_fails() -> None:

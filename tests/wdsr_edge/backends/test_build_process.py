@@ -79,7 +79,7 @@ def test_a_child_that_dies_is_tried_again_with_less(
     )
     assert len(made.engine) > 100_000
     assert reasons == [f"tensorrt-rtx {words}; again at optimisation level 1"]
-    assert made.lighter == f"tensorrt-rtx {words}"
+    assert made.lighter == f"tensorrt-rtx {words}; this one is at optimisation level 1"
     first, second = ((tmp_path / f"job{i}.json").read_text() for i in range(2))
     assert '"workspace_mib": 400' in first
     assert '"workspace_mib": 400' in second, "TensorRT for RTX takes activations out of it"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from tests.simulated_cuda import Device
 from tests.simulated_tensorrt import SimulatedTensorRT
 from tests.wdsr_edge.backends.test_audit import CONVS, dump
-from wdsr_edge import BackendError, Bundle, InputError
+from wdsr_edge import BackendError, Bundle, BundleError, InputError
 from wdsr_edge.backends._cuda import Cuda
 from wdsr_edge.backends.device import EngineReport, GpuOptions
 from wdsr_edge.backends.device_engines import DeviceEngines, VouchedEngine
@@ -41,7 +43,7 @@ class Workshop:
         self.asked.append((config, options))
         profiles = [[(*shape, 3) for shape in (p.least, p.best, p.most)] for p in config.profiles]
         engine = json.dumps({"onnx": str(MODEL / "fp32.onnx"), "scale": 2, "profiles": profiles}).encode()
-        return Built(engine, self.layers, b"", 0.1, self.lighter)
+        return Built(engine, self.layers, b"measured", 0.1, self.lighter)
 
 
 def engines(
@@ -54,9 +56,13 @@ def engines(
 ) -> DeviceEngines:
     device = device or Device(lambda n: n - 1)
     trt: Any = SimulatedTensorRT("11.4.0", device)
-    gpu = GpuOptions(config=config, on_report=options.pop("on_report", lambda report: None))
-    cache = EngineCache(folder)
-    return DeviceEngines("tensorrt", trt, Cuda(0, device), onnx, "fp16", cache=cache, gpu=gpu, build=build, **options)
+    known = {field.name for field in dataclasses.fields(GpuOptions)}
+    gpu = GpuOptions(
+        options.pop("number", 0), config=config, **{name: options.pop(name) for name in known & options.keys()}
+    )
+    cache, precision = EngineCache(folder), options.pop("precision", "fp16")
+    cuda = Cuda(gpu.device, device)
+    return DeviceEngines("tensorrt", trt, cuda, onnx, precision, cache=cache, gpu=gpu, build=build, **options)
 
 
 def test_a_frame_goes_all_the_way(tmp_path: Path) -> None:
@@ -92,7 +98,7 @@ def test_planar_frames_have_their_sides_last(tmp_path: Path) -> None:
     build = Workshop("Float")
     build.layers = dump("Datatype", dict.fromkeys(CONVS, "Float"))
     floats = Bundle.load(MODEL).onnx("fp32", "float32")
-    engines(tmp_path, build, onnx=floats)((1, 3, 8, 3))
+    engines(tmp_path, build, onnx=floats, precision="fp32")((1, 3, 8, 3))
     assert build.asked[0][0].profiles == (Profile.static(8, 3),)
 
 
@@ -127,7 +133,9 @@ def test_an_engine_in_another_precision_is_refused_each_time(tmp_path: Path) -> 
     build = Workshop("Float")
     ask = engines(tmp_path, build)
     for _ in range(2):
-        with pytest.raises(BackendError, match=r"6 of 6 convolutions .* \(head asked for fp16 and runs in fp32\)"):
+        with pytest.raises(
+            BackendError, match=r"its 6 convolutions .* \(head asked for fp16 and runs in fp32 and 5 more\): choose"
+        ):
             ask((1, 8, 9, 3))
     assert len(build.asked) == 1
 
@@ -135,6 +143,47 @@ def test_an_engine_in_another_precision_is_refused_each_time(tmp_path: Path) -> 
 def test_options_that_the_library_has_not_are_refused_before_a_frame(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="compiles for the GPU at hand only"):
         engines(tmp_path, Workshop(), config=EngineConfig((Profile.static(8, 8),), sm=(89,)))
+
+
+def test_a_graph_in_another_precision_is_refused_before_a_frame(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no convolution of the int8 graph asks for int8"):
+        engines(tmp_path, Workshop(), precision="int8")
+
+
+def test_a_build_is_told_which_gpu_it_is_for_and_tells_how_far_it_is(tmp_path: Path) -> None:
+    build, reports = Workshop(), []
+    gpus = Device(lambda n: n - 1, devices=2)
+    progress = {"on_progress": lambda *report: reports.append(report)}
+    for shape in ((1, 8, 9, 3), (1, 4, 4, 3)):
+        engines(tmp_path, build, gpus, number=1, **progress)(shape)
+    assert [options["device"] for _, options in build.asked] == [1, 1]
+    assert [options["timing_cache"] for _, options in build.asked] == [b"", b"measured"]
+    build.asked[0][1]["on_progress"]("Building", 1, 2)
+    assert reports == [("Building", 1, 2)]
+
+
+def test_an_engine_that_does_not_load_any_more_is_built_again_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    device, build = Device(lambda n: n - 1), Workshop()
+    engines(tmp_path, build, device)((1, 8, 9, 3))
+    trt: Any = SimulatedTensorRT("11.4.0", device)
+    session = TensorRtSession("tensorrt", trt, Cuda(0, device), engines(tmp_path, build, device))
+
+    def once() -> None:
+        trt.refuse = "deserialize_cuda_engine" if len(build.asked) == 1 else ""
+
+    trt.before["deserialize_cuda_engine"] = once
+    session.run(np.zeros((1, 8, 9, 3), np.uint8))
+    assert len(build.asked) == 2
+    words = "does not load any more (deserialize_cuda_engine: refused): it is built again"
+    assert f"the tensorrt engine for 9x8 in fp16 in the cache {words}" in caplog.text
+    del trt.before["deserialize_cuda_engine"]
+    trt.refuse = "deserialize_cuda_engine"
+    with pytest.raises(BackendError, match="the engine cannot be loaded"):
+        session.run(np.zeros((1, 8, 8, 3), np.uint8))
+    assert len(build.asked) == 3, "one that was built just now is not"
+    session.close()
 
 
 def test_an_engine_is_proven_once_on_a_gpu(tmp_path: Path) -> None:
@@ -145,14 +194,15 @@ def test_an_engine_is_proven_once_on_a_gpu(tmp_path: Path) -> None:
         tested.append(shape)
         return None if shape[1] < 8 else 61.5
 
+    shapes = ((1, 8, 9, 3), (1, 4, 4, 3))
     for _ in range(2):
         ask = engines(tmp_path, Workshop(), self_test=self_test, on_report=reports.append)
-        for shape in ((1, 8, 9, 3), (1, 4, 4, 3)):
+        for shape in (*shapes, *shapes):
             ask(shape).prove(lambda batch: batch)
-    assert tested == [(1, 8, 9, 3), (1, 4, 4, 3), (1, 4, 4, 3)], "what is too small tells nothing"
-    assert [report.golden_db for report in reports] == [61.5, None] * 2
-    assert [bool(report.built) for report in reports] == [True, True, False, False]
-    assert [report.seconds for report in reports] == [0.1] * 4
+    assert tested == 2 * [*shapes, shapes[1]], "in each process; what is too small tells nothing"
+    assert [report.golden_db for report in reports] == [61.5, None] * 4
+    assert [bool(report.built) for report in reports] == [True, True, *6 * [False]]
+    assert [report.seconds for report in reports] == [0.1] * 8
     assert reports[0].audit.convolutions == 6
 
 
@@ -174,7 +224,11 @@ def test_an_engine_that_was_built_with_less_says_so_each_time(tmp_path: Path, ca
     for _ in range(2):
         caplog.clear()
         engines(tmp_path, build)((1, 8, 9, 3))
-        assert "was built with less, as at first the build was killed" in caplog.text
+        assert "was built with less, as at first the build was killed: wdsr-edge compile tries again" in caplog.text
+    build.lighter = ""
+    reports: list[EngineReport] = []
+    engines(tmp_path, build, in_full=True, on_report=reports.append)((1, 8, 9, 3)).prove(lambda batch: batch)
+    assert (reports[0].built, reports[0].lighter) == ("it was built with less, as at first the build was killed", "")
 
 
 def vouched(path: Path, **options: Any) -> VouchedEngine:
@@ -184,8 +238,13 @@ def vouched(path: Path, **options: Any) -> VouchedEngine:
 
 def test_an_engine_that_the_caller_vouches_for_must_fit_what_is_known_of_it(tmp_path: Path) -> None:
     path = tmp_path / "x.engine"
-    with pytest.raises(InputError, match=r"engine .*x.engine cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"engine .*x.engine' cannot be read: No such file"):
         vouched(path)
+    with pytest.raises(InputError, match="cannot be read: embedded null byte"):
+        vouched(tmp_path / "a\0b")
+    os.mkfifo(tmp_path / "pipe.engine")
+    with pytest.raises(InputError, match="cannot be read: it is no regular file"):
+        vouched(tmp_path / "pipe.engine")
     path.write_bytes(b"native code")
     assert vouched(path)((1, 8, 9, 3)).data == b"native code"
     good = {
@@ -199,7 +258,17 @@ def test_an_engine_that_the_caller_vouches_for_must_fit_what_is_known_of_it(tmp_
         beside.write_text(json.dumps({**good, key: "0"}))
         with pytest.raises(InputError, match=words):
             vouched(path)
-    for text in (json.dumps(good), "[]", "{", "\xff"):
+    beside.unlink()
+    for endless in (lambda: os.mkfifo(beside), lambda: beside.symlink_to("/dev/zero")):
+        endless()
+        vouched(path)
+        beside.unlink()
+    beside.write_text(json.dumps({"onnx_sha256": "a\nb\x1b" + 5000 * "z"}))
+    with pytest.raises(InputError, match=r"another model") as caught:
+        vouched(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+    for text in (json.dumps(good), "[]", "{", "\xff", 9_000_000 * " " + json.dumps({"sha256": "0"})):
         beside.write_text(text)
         vouched(path)
     tested: list[tuple[int, ...]] = []

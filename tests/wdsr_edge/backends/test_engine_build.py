@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from pathlib import Path
@@ -139,6 +140,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("10.3.0", {"dla": 0}, "int8", "a DLA runs FP16 alone, not the int8 graph"),
     ("10.3.0", {"dla": 0}, "fp32", "a DLA runs FP16 alone"),
     ("10.13.0", {"dla": 0}, "fp16", "has no DLA"),
+    ("11.0.0", {"dla": 0}, "fp16", "has no DLA"),
     ("11.4.0", {"sm": (89,)}, "fp16", "compiles for the GPU at hand only"),
     ("rtx-1.7.1", {"hardware": "ampere-plus"}, "fp16", "no hardware compatibility"),
     ("rtx-1.7.1", {"dla": 0}, "fp16", "runs on no DLA"),
@@ -177,6 +179,26 @@ def test_what_fails_says_why_in_one_line(method: str, words: str) -> None:
         built(StandIn("11.4.0", refuse=method))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_node_without_a_name_is_told_by_its_number() -> None:
+    trt = StandIn("11.4.0", fault="too wide")
+    trt.error.__dict__["_state"].behaviour |= {"node_name": lambda: "", "node": lambda: 4}
+    with pytest.raises(BackendError, match=r"does not take Conv node 4 \(it has no name\): too wide"):
+        built(trt)
+
+
+@pytest.mark.parametrize(("version", "fits"), [((10, 7), True), ((10, 8), False), ((11, 3), False), ((11, 4), True)])
+def test_which_releases_have_a_dla(version: tuple[int, int], fits: bool) -> None:
+    with contextlib.nullcontext() if fits else pytest.raises(InputError, match="has no DLA"):
+        check_config("tensorrt", version, EngineConfig((CAMERA,), dla=0), "fp16")
+
+
+@pytest.mark.parametrize("fault", ["OutOfMemory", "no tactics within the workspace limit"])
+def test_too_little_workspace_says_to_give_more(fault: str) -> None:
+    trt = StandIn("11.4.0", refuse="build_serialized_network", why=fault)
+    with pytest.raises(BackendError, match=r"built no engine \(.*\): give more --workspace$"):
+        built(trt, workspace_mib=1)
 
 
 def test_a_graph_that_the_parser_says_nothing_of_is_refused() -> None:

@@ -136,6 +136,38 @@ def test_one_that_is_larger_than_the_limit_is_kept_alone(tmp_path: Path) -> None
     assert len(cache.entries()) == 1
 
 
+def test_what_is_not_of_the_cache_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    for name in ("entry.json", "thesis.txt"):
+        (tmp_path / "project" / name).write_bytes(bytes(9000))
+    cache = EngineCache(tmp_path, limit_bytes=1000)
+    for name in (b"a", b"b"):
+        get(cache, Workshop(800), name)
+    assert len(cache.entries()) == 1
+    assert len([*(tmp_path / "project").iterdir()]) == 2
+
+
+def test_what_is_damaged_or_of_an_old_version_or_left_behind_goes_as_well(tmp_path: Path) -> None:
+    cache, build = EngineCache(tmp_path, limit_bytes=3000), Workshop(800)
+    damaged = get(cache, build, b"a").path
+    (damaged / "entry.json").unlink()
+    old = cache.kernels(replace(BUILDER, version="9"))
+    old.write_bytes(bytes(900))
+    left, under_way = (tmp_path / f".{damaged.name}.{name}" for name in ("left", "under_way"))
+    for path in (left, under_way):
+        path.mkdir()
+    for path in (damaged, old, left):
+        os.utime(path, (1, 1))
+    get(cache, build, b"b")
+    assert not damaged.exists()
+    assert not left.exists()
+    assert under_way.exists()
+    assert old.exists(), "the rest is within the limit"
+    get(cache, build, b"c")
+    assert not old.exists()
+    assert len(cache.entries()) == 1
+
+
 def test_only_its_owner_may_look_or_write(tmp_path: Path) -> None:
     folder = tmp_path / "engines"
     folder.mkdir(mode=0o777)
@@ -270,19 +302,22 @@ def test_what_engines_were_compiled_with_is_known(tmp_path: Path) -> None:
         assert len(cache.configs(b"onnx", "fp16", BUILDER)) <= 1
 
 
-@pytest.mark.parametrize("damage", [None, "", "much", "nan dB"])
-def test_what_the_golden_frame_came_to_is_kept_with_an_engine(tmp_path: Path, damage: str | None) -> None:
+def test_one_that_was_built_with_less_is_built_again_on_request(tmp_path: Path) -> None:
+    def with_less(timing_cache: bytes) -> Built:
+        return replace(build(timing_cache), lighter="the build was killed")
+
     cache, build = EngineCache(tmp_path), Workshop()
-    found = get(cache, build)
-    assert found.golden_db is None
-    cache.note_golden(found, 61.25)
-    assert get(cache, build).golden_db == 61.25
-    if damage is not None:
-        (found.path / "golden").write_text(damage)
-        assert get(cache, build).golden_db is None
-    (found.path / "engine").write_bytes(b"another")
-    assert get(cache, build).golden_db is None, "built again, and to be proven again"
-    assert get(cache, build).golden_db is None
+    get(cache, with_less)
+    assert get(cache, build).lighter == "the build was killed"
+    again = cache.get(b"onnx", "fp16", CONFIG, BUILDER, build, in_full=True)
+    assert (again.built, again.lighter) == ("it was built with less, as at first the build was killed", "")
+    assert cache.get(b"onnx", "fp16", CONFIG, BUILDER, build, in_full=True).built == ""
+
+
+def test_one_that_is_forgotten_is_built_again(tmp_path: Path) -> None:
+    cache, build = EngineCache(tmp_path), Workshop()
+    cache.forget(get(cache, build))
+    assert get(cache, build).built == "it was not built here before"
 
 
 def test_other_files_count_as_well(tmp_path: Path) -> None:

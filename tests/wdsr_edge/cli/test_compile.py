@@ -58,21 +58,59 @@ def test_what_runs_in_another_precision_is_not_written(tmp_path: Path) -> None:
 def test_a_jetson_is_told_what_to_run_there(tmp_path: Path) -> None:
     done = wdsr_edge("compile", MODEL, "--target", "jetson-orin-nano", "--precision", "fp16", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
+    command, line = done.stdout.splitlines()
+    assert command == f"wdsr-edge compile {MODEL}/ --backend tensorrt --precision fp16 --size 480x270"
     words = shlex.split(line)
     assert words[:2] == ["trtexec", f"--onnx={MODEL}/fp16.onnx"]
     assert "--optShapes=lr:1x270x480x3" in words
-    assert "Jetson Orin Nano" in done.stderr
+    assert "TensorRT for RTX has no Jetson Orin Nano 8GB Super, which compiles for itself" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_the_line_names_the_bundle_that_was_given(tmp_path: Path) -> None:
     shutil.copytree(ZOO / MODEL, tmp_path / "my-camera")
     done = wdsr_edge("compile", "my-camera", "--target", "jetson-thor", "--size", "64x48", cwd=tmp_path)
-    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    command, *lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    assert command[:3] == ["wdsr-edge", "compile", "my-camera/"]
     assert [words[1] for words in lines] == [f"--onnx=my-camera/{kind}.onnx" for kind in ("fp32", "fp16", "int8")]
     assert lines[0][2] == f"--saveEngine={MODEL}-fp32-64x48-jetson-thor.engine"
     refused(wdsr_edge("compile", "my-camera", "--target", "jetson-thor", "--tiling", "fast", cwd=tmp_path), "--tiling")
+
+
+def test_a_name_for_a_shell_stays_a_name(tmp_path: Path) -> None:
+    name = "my cam; touch gone #"
+    shutil.copytree(ZOO / MODEL, tmp_path / name)
+    done = wdsr_edge("compile", name, "--target", "jetson-thor", "--precision", "fp16", cwd=tmp_path)
+    command, line = [shlex.split(line) for line in done.stdout.splitlines()]
+    assert command[2] == f"{name}/"
+    assert line[1] == f"--onnx={name}/fp16.onnx"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--target", "jetson-agx-orin", "--dla", "0"], ["a DLA runs FP16 alone"]),
+        (["--target", "jetson-agx-orin", "--dla", "2", "--precision", "fp16"], ["no DLA 2", "has 2"]),
+        (["--target", "jetson-orin-nano", "--dla", "0", "--precision", "fp16"], ["no DLA 0", "Nano", "has 0"]),
+        (["--target", "h100", "--dla", "0", "--precision", "fp16"], ["no DLA 0", "has 0"]),
+        (
+            ["--target", "jetson-agx-orin", "--dla", "0", "--precision", "fp16", "--profile", "8x8,9x9,9x9"],
+            ["a DLA takes one shape"],
+        ),
+        (["--target", "t4", "--backend", "tensorrt"], ["--backend", "leave them out with --target"]),
+        (["--target", "t4", "--device", "1"], ["--device", "leave them out with --target"]),
+    ],
+)
+def test_what_another_device_has_not_is_one_line(options: list[str], words: list[str], tmp_path: Path) -> None:
+    refused(wdsr_edge("compile", MODEL, *options, cwd=tmp_path), *words)
+
+
+def test_a_dla_of_another_device(tmp_path: Path) -> None:
+    options = ("--target", "jetson-agx-orin", "--dla", "1", "--precision", "fp16", "--size", "64x48")
+    done = wdsr_edge("compile", MODEL, *options, cwd=tmp_path)
+    command, line = done.stdout.splitlines()
+    assert command.endswith("--precision fp16 --size 64x48 --dla 1")
+    assert "--useDLACore=1 --allowGPUFallback" in line
 
 
 def test_a_bundle_without_graphs_is_refused(tmp_path: Path) -> None:
