@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tests import simulated_tensorrt
 from tests.simulated_cuda import Device
 from tests.simulated_tensorrt import Life, SimulatedEngine, SimulatedTensorRT
-from tests.tensorrt_standin import Strict, calls
+from tests.tensorrt_standin import Strict, calls, settings
 from wdsr_edge.backends import choice, tensorrt_library
 from wdsr_edge.backends.engine_config import Library
 from wdsr_edge.onnx_reader import conv_precisions, read_onnx
@@ -42,12 +42,15 @@ _MODULES = {
 }
 
 
-def environment(folder: Path, *, release: str = "11.4.0", faults: str = "", memory: int = 1 << 30) -> dict[str, str]:
+def environment(
+    folder: Path, *, release: str = "11.4.0", faults: str = "", memory: int = 1 << 30, gpus: int = 1
+) -> dict[str, str]:
     """Lay the machine out in ``folder``: the environment of a command that is to run on it."""
     for name, text in _MODULES.items():
         (folder / "modules" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "modules" / name).write_text(text)
-    (folder / "machine.json").write_text(json.dumps({"release": release, "faults": faults.split(), "memory": memory}))
+    machine = {"release": release, "faults": faults.split(), "memory": memory, "gpus": gpus}
+    (folder / "machine.json").write_text(json.dumps(machine))
     paths = (folder / "modules", ROOT, ROOT / "export", ROOT / "calibration")
     return {
         **os.environ,
@@ -67,7 +70,7 @@ def pretend() -> None:
 def gpu() -> Device:
     """The GPU of this process."""
     if not _GPUS:
-        _GPUS.append(Device(Random(0).randrange, memory=_settings()["memory"]))
+        _GPUS.append(Device(Random(0).randrange, memory=_settings()["memory"], devices=_settings()["gpus"]))
     return _GPUS[0]
 
 
@@ -147,6 +150,8 @@ class Machine(SimulatedTensorRT):
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         super()._build(network, config)
+        with (_folder() / "built.jsonl").open("a") as file:
+            file.write(json.dumps(self._asked()) + "\n")
         graph = _folder() / f"{hashlib.sha256(self.onnx).hexdigest()}.onnx"
         graph.write_bytes(self.onnx)
         asked = conv_precisions(self.onnx)
@@ -166,6 +171,13 @@ class Machine(SimulatedTensorRT):
         if self.release.startswith("rtx"):
             self.logs[-1].log(self.ILogger.VERBOSE, _list(found["asked"]))
         return engine
+
+    def _asked(self) -> dict[str, Any]:
+        """What a build was given."""
+        found = {name: value for name, value in settings(self.config).items() if isinstance(value, (str, int))}
+        timing = [bytes(known) for (known,) in calls(self.config, "create_timing_cache")]
+        limits = [limit for _, limit in calls(self.config, "set_memory_pool_limit")]
+        return {**found, "gpu": self.gpu.gpu, "workspace": limits[-1], "timing_cache": len(timing[0]) if timing else 0}
 
     def _deserialize(self, runtime: Life, data: bytes) -> Strict | None:
         made = super()._deserialize(runtime, data)

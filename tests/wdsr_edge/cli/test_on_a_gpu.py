@@ -72,9 +72,10 @@ def test_what_was_built_and_proven_is_taken_the_next_time(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("slow", ["fp16", "int8"])
 def test_the_faster_precision_is_what_auto_means(tmp_path: Path, slow: str) -> None:
-    done = first_run(tmp_path, faults=f"slow-{slow} slow-fp32")
+    done = first_run(tmp_path, "--json", faults=f"slow-{slow} slow-fp32")
     assert done.returncode == 0, done.stderr
     assert ("INT8 in tensorrt is slower than FP16 for 64x48" in done.stderr) == (slow == "int8")
+    assert bool(json.loads(done.stdout)["slower_int8"]) == (slow == "int8")
     found = program(tmp_path, f"sr = wdsr_edge.load({MODEL!r})\nprint(sr.backend, sr.precision)")
     assert found == f"tensorrt {'int8' if slow == 'fp16' else 'fp16'}"
 
@@ -99,6 +100,53 @@ except wdsr_edge.BackendError as error:
     print(error)
 """
     assert "refused" in program(tmp_path, text, faults="noise-fp16"), "also when it comes out of the cache"
+
+
+def builds(folder: Path) -> list[dict[str, Any]]:
+    """What each build was given."""
+    return [json.loads(line) for line in (folder / "built.jsonl").read_text().splitlines()]
+
+
+def test_what_was_asked_for_reaches_the_builder(tmp_path: Path) -> None:
+    options = ("--workspace", "40", "--optimization", "5", "--aux-streams", "2", "--tiling", "full", "--l2-limit", "3")
+    done = first_run(
+        tmp_path, *options, "--hardware", "ampere-plus", "--precision", "fp16", "--precision", "int8", memory=256 << 20
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = builds(tmp_path)
+    assert first | {"timing_cache": 0} == second | {"timing_cache": 0}
+    assert (first["workspace"], first["builder_optimization_level"], first["max_aux_streams"]) == (40 << 20, 5, 2)
+    assert (first["tiling_optimization_level"], first["l2_limit_for_tiling"]) == ("FULL", 3 << 20)
+    assert first["hardware_compatibility_level"] == "AMPERE_PLUS"
+    assert (first["timing_cache"], second["timing_cache"] > 0) == (0, True), "what was measured before is used again"
+    first_run(tmp_path, "--precision", "fp32", memory=256 << 20)
+    assert builds(tmp_path)[-1]["workspace"] == 128 << 20, "half of what is free"
+
+
+def test_the_second_gpu_is_compiled_for_and_remembered_by_nobody(tmp_path: Path) -> None:
+    nvidia_smi = tmp_path / "modules" / "nvidia-smi"
+    env = environment(tmp_path, gpus=2)
+    nvidia_smi.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/asked\necho 900, 1000, 800, 30, 70, 50, 0x0\n')
+    nvidia_smi.chmod(0o755)
+    env["PATH"] = f"{nvidia_smi.parent}:{env['PATH']}"
+    command = ("compile", MODEL, *QUICK, "--device", "1", "--json")
+    done = wdsr_edge(*command, env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {found["gpu"] for found in builds(tmp_path)} == {1}
+    assert {*(tmp_path / "asked").read_text().split()} == {"--id=0000:02:00.0"}
+    assert json.loads(done.stdout)["clocks"]["gpu_mhz"] == 900
+    assert not (tmp_path / "cache" / "wdsr-edge" / "speed").exists()
+
+
+def test_a_frame_that_is_too_large_for_one_window_is_timed_in_tiles(tmp_path: Path) -> None:
+    done = wdsr_edge(
+        *("compile", MODEL, "--size", "300x300", "--precision", "fp16", "--seconds", "0"),
+        env=environment(tmp_path, memory=1 << 26),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "300x300 is too large for one window: it was timed in tiles, with an engine for those" in done.stderr
+    two = first_run(tmp_path, "--profile", "16x16,64x48,100x100")
+    refused(two, "two engines for 64x48 cannot be told apart: compile one at a time")
 
 
 def test_silent_fp32_is_refused(tmp_path: Path) -> None:
@@ -262,6 +310,8 @@ def test_doctor_tries_a_model_and_writes_a_report(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["passed"]
+    unknown = wdsr_edge(*("doctor", "--self-test", "--model", MODEL, "--model", "nope"), env=env, cwd=tmp_path)
+    refused(unknown, "no model 'nope'")
     assert "Simulated GPU, compute capability 8.7" in report["machine"]["cuda"]
     tried = {(one["backend"], one["precision"]) for one in report["models"][MODEL]["choices"]}
     assert {("tensorrt", kind) for kind in ("fp32", "fp16", "int8")} <= tried
