@@ -5,9 +5,12 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT := out
 
-# What runs on this GPU, for test-gpu: tensorrt, tensorrt-rtx, jetson or onnxruntime-gpu.
+# What runs on this GPU, for test-gpu; each has an environment of its own.
 GPU ?= tensorrt
 comma := ,
+GPUS := tensorrt tensorrt-rtx jetson onnxruntime-gpu
+$(if $(filter $(GPU),$(GPUS)),,$(error GPU is one of $(GPUS)))
+GPU_BIN := $(VENV)-$(GPU)/bin
 
 .PHONY: deploy test test-slow test-gpu benchmark lint types package ci clean
 
@@ -21,9 +24,9 @@ test: $(VENV)/installed-dev
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-test-gpu: $(VENV)/installed-gpu-$(GPU)
-	$(BIN)/python -m pytest tests/gpu -m gpu --timeout 3600
-	$(BIN)/wdsr-edge doctor --self-test --output $(OUT)/self-test.json
+test-gpu: $(VENV)-$(GPU)/installed
+	tests=0; $(GPU_BIN)/python -m pytest tests/gpu -m gpu --timeout 3600 || tests=1; \
+	$(GPU_BIN)/wdsr-edge doctor --self-test --output $(OUT)/self-test.json && exit $$tests
 
 benchmark: $(VENV)/installed-dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-sort=name --benchmark-columns=min,median,max,rounds
@@ -43,7 +46,7 @@ ci:
 	.ci/run
 
 clean:
-	rm -rf $(VENV) $(OUT) dist build
+	rm -rf $(VENV) $(VENV)-* $(OUT) dist build
 
 $(VENV)/installed-deploy: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -51,9 +54,10 @@ $(VENV)/installed-deploy: pyproject.toml constraints.txt
 	touch $@
 
 # On a Jetson TensorRT comes with JetPack, so that the environment must see the system's packages.
-$(VENV)/installed-gpu-$(GPU): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(if $(filter jetson,$(GPU)),--system-site-packages) $(VENV)
-	$(INSTALL) --editable '.[$(GPU)$(if $(filter onnxruntime-gpu,$(GPU)),,$(comma)onnxruntime)]' \
+$(VENV)-$(GPU)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(if $(filter jetson,$(GPU)),--system-site-packages) $(VENV)-$(GPU)
+	$(subst $(BIN),$(GPU_BIN),$(INSTALL)) --editable '.[$(GPU)]' \
+		$(if $(filter onnxruntime-gpu,$(GPU)),'onnxruntime-gpu[cuda$(comma)cudnn]',onnxruntime) \
 		'pytest>=8.3' 'pytest-timeout>=2.3' 'hypothesis>=6.100'
 	touch $@
 

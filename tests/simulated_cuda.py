@@ -254,6 +254,12 @@ class Device:
     def cudaGetDeviceCount(self) -> tuple[Any, ...]:
         return (Error.cudaSuccess, self.devices) if self.devices else (Error.cudaErrorNoDevice, None)
 
+    def cudaDriverGetVersion(self) -> tuple[Any, ...]:
+        return Error.cudaSuccess, 13020
+
+    def cudaRuntimeGetVersion(self) -> tuple[Any, ...]:
+        return Error.cudaSuccess, 13000
+
     def cudaGetDevice(self) -> tuple[Any, ...]:
         return Error.cudaSuccess, self.gpu
 

@@ -3,7 +3,7 @@
 ``environment`` lays out packages in place of TensorRT and cuda-bindings, which commands then find; their engines
 compute with ONNX Runtime, and say that each convolution runs in what it asked for. ``faults`` makes up what can be
 wrong: ``noise-KIND`` spoils the pictures of a precision, ``widen-KIND`` runs it in FP32, ``slow-KIND`` takes longer,
-``die`` kills each build, and ``die-once`` the first.
+``die`` kills each build, ``die-once`` the first, and ``abort-xSCALE`` the process that runs a model.
 """
 
 from __future__ import annotations
@@ -119,6 +119,8 @@ class MachineEngine(SimulatedEngine):
 
     def compute(self, lr: NDArray[Any]) -> NDArray[Any]:
         sr: NDArray[Any] = self.session.run(None, {"lr": lr.copy()})[0]
+        if f"abort-x{self.scale}" in self.faults:
+            os.abort()
         if f"slow-{self.kind}" in self.faults:
             time.sleep(0.015)
         if f"noise-{self.kind}" in self.faults:

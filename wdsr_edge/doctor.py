@@ -10,13 +10,14 @@ import shutil
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ._errors import WdsrError
 from ._version import __version__
-from .backends import BACKENDS, COMPILED, GpuOptions, has_gpu, is_installed, version
+from .backends import BACKENDS, COMPILED, Backend, GpuOptions, has_gpu, is_installed, open_session, version
 from .backends._cuda import Cuda
-from .backends.engine_config import EngineConfig, Profile
+from .backends.engine_config import EngineConfig, Library, Profile
+from .backends.tensorrt_library import open_library
 from .bundle import Bundle
 from .clocks import read_clocks
 from .comparison import Size
@@ -29,10 +30,10 @@ _DESKTOP = "pip install 'wdsr-edge[tensorrt]' (GeForce: 'wdsr-edge[tensorrt-rtx]
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 
 
-def examine() -> dict[str, Any]:
+def examine(device: int = 0) -> dict[str, Any]:
     """A JSON-ready report: versions, CPU, memory, board or GPU, engines, and advice in plain words."""
-    engines = {backend: version(backend) if is_installed(backend) else None for backend in BACKENDS}
-    clocks = read_clocks()
+    engines = {backend: _engine(backend) if is_installed(backend) else None for backend in BACKENDS}
+    clocks = read_clocks(device)
     report = {
         "wdsr-edge": __version__,
         "python": platform.python_version(),
@@ -40,12 +41,13 @@ def examine() -> dict[str, Any]:
         "cpu": _cpu(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "board": _text("/proc/device-tree/model"),
+        "jetson_linux": _text("/etc/nv_tegra_release"),
         "gpus": _gpus(),
-        "cuda": _cuda(),
+        "cuda": _cuda(device),
         "power": {**asdict(clocks), "advice": clocks.advice},
         "engines": engines,
-        "onnxruntime_providers": _providers() if engines["onnxruntime"] else {},
-        "packages": {name: _version(name) for name in ("numpy", "pillow", "pyvips", "torch", "onnx")},
+        "onnxruntime_providers": _providers(device) if engines["onnxruntime"] else {},
+        "packages": {name: _version(name) for name in ("numpy", "pillow", "cuda-bindings", "pyvips", "torch", "onnx")},
         "models": zoo_names(),
     }
     return {**report, "advice": _advice(report)}
@@ -89,14 +91,28 @@ def _gpus() -> list[str]:
     return found.stdout.strip().splitlines()
 
 
-def _cuda() -> str:
+def _engine(backend: Backend) -> str:
+    """An engine's version, as its package or, where that came with the system, as its module says."""
+    found = version(backend)
+    if not found and backend in COMPILED:
+        try:
+            found = str(open_library(cast(Library, backend)).__version__)
+        except WdsrError as error:
+            return str(error)
+    return found or "of an unknown version"
+
+
+def _cuda(device: int) -> str:
     """The GPU as CUDA has it, or why there is none."""
     try:
-        gpu = Cuda()
+        gpu = Cuda(device)
+        driver, runtime = (f"{number // 1000}.{number % 1000 // 10}" for number in gpu.versions)
     except WdsrError as error:
         return str(error)
     kind = "shares the CPU's memory" if gpu.integrated else "memory of its own"
-    return f"{gpu.name}, compute capability {gpu.sm // 10}.{gpu.sm % 10}, {gpu.memory / 2**30:.1f} GiB, {kind}"
+    memory = f"{gpu.memory / 2**30:.1f} GiB, {kind}"
+    cuda = f"CUDA {runtime}, driver for up to {driver}"
+    return f"{gpu.name}, compute capability {gpu.sm // 10}.{gpu.sm % 10}, {memory}; {cuda}"
 
 
 def _version(name: str) -> str | None:
@@ -106,7 +122,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _providers() -> dict[str, str]:
+def _providers(device: int) -> dict[str, str]:
     """ONNX Runtime's providers: ``works``, or why not. Being listed says little: any may leave all work to the CPU."""
     import onnxruntime as ort
 
@@ -114,14 +130,25 @@ def _providers() -> dict[str, str]:
     if not names:
         return {}
     graph = Bundle.load(find_bundle(names[0])).onnx("fp32")
+    ours: dict[str, Backend] = {
+        "CUDAExecutionProvider": "onnxruntime-cuda",
+        "TensorrtExecutionProvider": "onnxruntime-tensorrt",
+    }
     found = {}
     for provider in ort.get_available_providers():
+        if provider in ours:
+            try:
+                open_session(ours[provider], graph, gpu=GpuOptions(device)).close()
+                found[provider] = "works"
+            except WdsrError as error:
+                found[provider] = str(error)
+            continue
         options = ort.SessionOptions()
         options.log_severity_level = 4
         if provider != "CPUExecutionProvider":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            session = ort.InferenceSession(graph, options, providers=[provider])
+            session = ort.InferenceSession(graph, options, providers=[provider], enable_fallback=False)
             found[provider] = "works" if provider in session.get_providers() else "leaves everything to the CPU"
         except Exception as error:  # its exception types are private
             text = str(error).strip().partition("\n")[0][:200]
@@ -132,11 +159,12 @@ def _providers() -> dict[str, str]:
 def _advice(report: dict[str, Any]) -> list[str]:
     advice = []
     engines, jetson = report["engines"], "jetson" in (report["board"] or "").lower()
-    if not any(engines.values()):
+    compiled = any(engines[backend] is not None for backend in COMPILED)
+    if all(found is None for found in engines.values()):
         advice.append("no engine is installed: pip install 'wdsr-edge[onnxruntime]'")
-    if has_gpu() and not any(engines[backend] for backend in COMPILED):
+    if has_gpu() and not compiled:
         advice.append(f"a GPU is here without TensorRT: {_JETSON if jetson else _DESKTOP}")
-    if has_gpu() and any(engines[backend] for backend in COMPILED):
+    if has_gpu() and compiled:
         advice.append("wdsr-edge compile MODEL readies a model for this GPU; doctor --self-test tries all of them")
     advice += report["power"].pop("advice")
     if report["packages"]["pyvips"] is None:

@@ -72,6 +72,7 @@ class SuperResolver:
         """The network."""
         memory = getattr(session, "activation_bytes", ACTIVATION_BYTES)
         self._tile = auto_tile(config, memory) if tile == "auto" else tile
+        self._is_auto = tile == "auto"
         self._fixed_windows = fixed_windows
         self._session = session
         self.in_flight = session.in_flight if isinstance(session, AsyncSession) else 1
@@ -183,15 +184,19 @@ class SuperResolver:
         return big
 
     def _fits(self, height: int, width: int) -> bool:
-        """Whether a frame is one window."""
-        return self._tile is None or max(height, width) <= self._tile + 2 * self.halo
+        """Whether a frame is one window; with automatic tiles, one that is no larger than a square one may be wide."""
+        if self._tile is None:
+            return True
+        edge, longer = self._tile + 2 * self.halo, max(height, width)
+        return longer <= edge or (self._is_auto and longer <= 4 * edge and height * width <= edge * edge)
 
     def _fill(self, big: Frame, frame: Frame) -> None:
         """Write ``frame``, RGB or grey, enlarged into ``big``, window by window."""
         height, width = frame.shape[:2]
-        if self._tile is None:
+        if self._fits(height, width):
             big[...] = self._window(frame)
             return
+        assert self._tile is not None
         begun: deque[tuple[Callable[[], Frame], Span, Span]] = deque()
         for row, column in tiles(height, width, self._tile, self.halo, fixed=self._fixed_windows):
             begun.append((self._begin(frame[row.start : row.stop, column.start : column.stop]), row, column))

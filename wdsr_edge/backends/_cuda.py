@@ -86,6 +86,11 @@ class Cuda:
         """Where it is, as nvidia-smi has it: ``0000:01:00.0``."""
         return str(self.call("cudaDeviceGetPCIBusId", 32, self.device), "ascii", "replace").rstrip("\0")
 
+    @property
+    def versions(self) -> tuple[int, int]:
+        """CUDA that the driver goes up to, and that of cuda-bindings' own runtime: 13000 is 13.0."""
+        return int(self.call("cudaDriverGetVersion")), int(self.call("cudaRuntimeGetVersion"))
+
     def call(self, function: str, *arguments: Any) -> Any:
         """What ``function`` returns beside its error, which must be none."""
         self.refuse_if_forked()

@@ -65,6 +65,12 @@ def build_apart(
     )
 
 
+def python_environment() -> dict[str, str]:
+    """For another Python in another folder, which is to import what this one does."""
+    paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
+    return {**os.environ, "PYTHONPATH": paths}
+
+
 def _lighter(library: Library, config: EngineConfig) -> EngineConfig:
     """The same at optimisation level 1 at most, without tiling; for TensorRT with a quarter of the workspace.
 
@@ -95,11 +101,10 @@ def _run_child(
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         (folder / "graph.onnx").write_bytes(onnx)
         (folder / "timing.cache").write_bytes(timing_cache)
-        paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
         command = [sys.executable, "-m", "wdsr_edge.backends.build_process", name]
         with open(folder / "said", "w+b") as said:
             # In its own folder, as Python imports from where it starts.
-            pipe, env = subprocess.PIPE, {**os.environ, "PYTHONPATH": paths}
+            pipe, env = subprocess.PIPE, python_environment()
             with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, cwd=name, env=env, text=True) as child:
                 report: dict[str, Any] = {}
                 try:

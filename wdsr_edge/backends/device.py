@@ -33,7 +33,9 @@ class EngineReport:
     audit: Audit
     """What its convolutions run in."""
     golden_db: float | None
-    """PSNR of its golden frame to the reference, dB; None if it is too small for one."""
+    """PSNR of its golden frame to the reference, dB; None if it is too small for one, or was refused."""
+    layers: str = ""
+    """What the builder said of its layers, if a convolution does not run in what it asks for."""
 
 
 @dataclass(frozen=True)

@@ -116,20 +116,19 @@ class DeviceEngines:
                 "the %s was built with less, as at first %s: wdsr-edge compile tries again", what, found.lighter
             )
         checked = audit(self._onnx, found.layers, len(config.profiles))
-        _check(checked, what)
+
+        def report(golden_db: float | None) -> None:
+            about = (found.built, found.lighter, found.seconds, len(found.engine), checked, golden_db)
+            layers = "" if checked.passed else found.layers
+            self._gpu.on_report(EngineReport(self._precision, config, *about, layers))
 
         def prove(run: Run) -> None:
-            report = EngineReport(
-                self._precision,
-                config,
-                found.built,
-                found.lighter,
-                found.seconds,
-                len(found.engine),
-                checked,
-                self._prove(run, shape, found),
-            )
-            self._gpu.on_report(report)
+            try:
+                golden_db = self._prove(run, shape, found)
+            except BackendError:
+                report(None)
+                raise
+            report(golden_db)
 
         def renew(why: str) -> bool:
             if found.built:
@@ -138,6 +137,9 @@ class DeviceEngines:
             self._cache.forget(found)
             return True
 
+        if not checked.passed:
+            report(None)
+            raise _refusal(checked, what)
         return Plan(found.engine, prove, renew)
 
     def _config_for(self, shape: Shape) -> EngineConfig:
@@ -200,10 +202,9 @@ def read_beside(path: Path) -> dict[str, str]:
     return {str(k): v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
 
-def _check(checked: Audit, what: str) -> None:
-    if not checked.passed:
-        more = f" and {len(checked.faults) - 1} more" if checked.faults[1:] else ""
-        raise BackendError(
-            f"the {what} is refused, as its {checked.convolutions} convolutions do not all run in what they ask for "
-            f"({checked.faults[0]}{more}): choose another precision"
-        )
+def _refusal(checked: Audit, what: str) -> BackendError:
+    more = f" and {len(checked.faults) - 1} more" if checked.faults[1:] else ""
+    return BackendError(
+        f"the {what} is refused, as its {checked.convolutions} convolutions do not all run in what they ask for "
+        f"({checked.faults[0]}{more}): choose another precision"
+    )

@@ -199,8 +199,17 @@ def _open(
 
 
 def _left_to_cpu(session: Any) -> list[str]:
-    """The nodes that run there, as ONNX Runtime tells since 1.24, but for those that work out sizes."""
-    parts: list[Any] = getattr(session, "get_provider_graph_assignment_info", list)()
+    """The nodes that run there, as ONNX Runtime tells since 1.24, but for those that work out sizes.
+
+    Before, it tells of none: BackendError, unless TensorRT is asked for, which the session's settings see to.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        if session.get_providers()[0] != _CUDA:
+            return []
+        raise BackendError(
+            "this ONNX Runtime does not tell what it leaves to the CPU: update it to 1.24 or later, or allow the CPU"
+        )
+    parts: list[Any] = session.get_provider_graph_assignment_info()
     nodes = [node for part in parts if part.ep_name == _CPU for node in part.get_nodes()]
     return [node.name for node in nodes if node.op_type not in ("Shape", "Mul")]
 

@@ -155,7 +155,7 @@ def _print_engines(timed: Sequence[Timed]) -> None:
             " and ".join(map(str, report.config.profiles)),
             f"{report.size / 1e6:.2f} MB",
             f"{report.seconds:.1f} s{'' if report.built else ' (cached)'}",
-            str(report.audit.convolutions),
+            f"{report.audit.convolutions - len(report.audit.faults)} of {report.audit.convolutions}",
             str(len(report.audit.widened)),
             ", ".join(report.audit.reformats) or "none",
         )

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .._files import check_folder, replacing
-from .benchmark import ROWS, document_of, rows_of
-from .output import DeviceOption, JsonFlag, json_text, print_json, print_table, progress_bar, say, stdout
+from .benchmark import ROWS, document_of
+from .output import DeviceOption, JsonFlag, decibels, json_text, print_json, print_table, progress_bar, say, stdout
 from .sizes import parse_size
 
 if TYPE_CHECKING:
     from ..comparison import Size
-    from ..first_run import FirstRun
 
 
 def run(
@@ -43,7 +46,7 @@ def run(
     if self_test:
         _self_test(model or zoo_names(), parse_size(size), output, seconds, device, json)
         return
-    report = examine()
+    report = examine(device)
     if json:
         print_json(report)
         return
@@ -61,49 +64,106 @@ def run(
 
 
 def _self_test(models: list[str], size: Size, output: Path, seconds: float, device: int, json: bool) -> None:
-    from ..backends import ON_CPU, GpuOptions, installed
-    from ..doctor import examine, try_model
+    """Writes the report after each model; each of several has a process of its own, for which a GPU may be lost."""
+    from ..backends import ON_CPU, installed
+    from ..doctor import examine
     from ..loading import find_bundle
 
     check_folder(output.absolute().parent)
     for name in models:
         find_bundle(name)
-    found: dict[str, FirstRun] = {}
+    tried: dict[str, Any] = {}
+    gpu = not {*installed()} <= {*ON_CPU}
+    document = {"machine": examine(device), "gpu_tried": gpu, "models": tried, "untried": [*models], "passed": False}
     with progress_bar() as bar:
         for name in bar.track(models, description="self-test"):
-            found[name] = try_model(name, size, GpuOptions(device), seconds)
-    document = {
-        "machine": examine(),
-        "models": {name: _document(one) for name, one in found.items()},
-        "passed": all(not timed.fault for one in found.values() for timed in one.timed),
-    }
-    with replacing(output) as fresh:
-        fresh.write_text(json_text(document), encoding="utf-8")
+            try_one = _try_apart if models[1:] else _try
+            tried[name] = try_one(name, size, seconds, device)
+            document["untried"] = models[len(tried) :]
+            if not document["untried"]:
+                document["passed"] = not any(_faults(one) for one in tried.values())
+            with replacing(output) as fresh:
+                fresh.write_text(json_text(document), encoding="utf-8")
     if json:
         print_json(document)
     else:
-        rows = [(name, *row) for name, one in found.items() for row in rows_of(one.timed)]
+        rows = [(name, *row) for name, one in tried.items() for row in _rows(one)]
         print_table("Self-test, host to host", ("model", *ROWS), rows)
-    for name, one in found.items():
-        for line in [
-            f"{timed.choice.backend} {timed.choice.precision}: {timed.fault}" for timed in one.timed if timed.fault
-        ]:
+    for name, one in tried.items():
+        for line in _faults(one):
             say(f"FAILED: {name} in {line}")
-    if {*installed()} <= {*ON_CPU}:
+    if not gpu:
         say("no GPU was tried: none is here, or nothing that runs on it is installed")
     say(f"wrote {output}")
     raise typer.Exit(0 if document["passed"] else 1)
 
 
-def _document(found: FirstRun) -> dict[str, Any]:
+def _try(name: str, size: Size, seconds: float, device: int) -> dict[str, Any]:
+    """What is reported of a model."""
     import dataclasses
 
+    from ..backends import GpuOptions
+    from ..doctor import try_model
+
+    found = try_model(name, size, GpuOptions(device), seconds)
     return {
         "choices": document_of(found.timed),
         "slower_int8": found.slower_int8,
         "clocks": dataclasses.asdict(found.clocks),
         "advice": found.clocks.advice,
+        "fault": "",
     }
+
+
+def _try_apart(name: str, size: Size, seconds: float, device: int) -> dict[str, Any]:
+    """The same, in another process, which may crash."""
+    from ..backends.build_process import python_environment
+    from ..loading import find_bundle
+
+    height, width = size
+    with tempfile.TemporaryDirectory(prefix="wdsr-edge-") as folder:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "wdsr_edge", "doctor", "--self-test", "--json", "--output", "report.json"),
+                *("--model", str(find_bundle(name).absolute()), "--size", f"{width}x{height}"),
+                *("--seconds", str(seconds), "--device", str(device)),
+            ],
+            cwd=folder,
+            env=python_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    try:
+        (found,) = loads(done.stdout)["models"].values()
+    except (ValueError, KeyError):
+        last = (done.stderr.strip() or "it said nothing").splitlines()[-1][:300]
+        return {"choices": [], "fault": f"a process that ended with {done.returncode}: {last}"}
+    return dict(found)
+
+
+def _faults(tried: dict[str, Any]) -> list[str]:
+    """A line for each way in which a model does not run."""
+    lines = [f"{one['backend']} {one['precision']}: {one['fault']}" for one in tried["choices"] if one["fault"]]
+    return [*lines, *([tried["fault"]] if tried["fault"] else [])]
+
+
+def _rows(tried: dict[str, Any]) -> list[tuple[str, ...]]:
+    """As ``rows_of`` has them."""
+    return [
+        (
+            f"{size['width']}x{size['height']}",
+            one["backend"],
+            one["precision"],
+            "" if one["golden_db"] is None else decibels(float(one["golden_db"])),
+            *(
+                "" if size[key] is None else f"{size[key]:.2f}"
+                for key in ("p50_ms", "p99_ms", "stream_ms", "engine_ms")
+            ),
+        )
+        for one in tried["choices"]
+        for size in one["sizes"]
+    ]
 
 
 _SHORT = {"onnxruntime_providers": "provider"}

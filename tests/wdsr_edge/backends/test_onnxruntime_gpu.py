@@ -264,9 +264,15 @@ def test_nodes_that_are_left_to_the_cpu_are_refused_unless_that_is_allowed(provi
         OnnxRuntimeGpuSession(GRAPH, provider, allow_cpu=True).run(frame(9, 8))
 
 
-def test_a_release_that_does_not_tell_where_nodes_run_is_taken_at_its_word(on_cpu: OnnxRuntimeSession) -> None:
+def test_a_release_that_does_not_tell_where_nodes_run_is_refused_unless_the_cpu_is_allowed(
+    on_cpu: OnnxRuntimeSession,
+) -> None:
+    """With TensorRT a setting of the session refuses the CPU, also in older releases."""
     with simulated(tells_placement=False):
-        session = OnnxRuntimeGpuSession(GRAPH, "cuda")
+        with pytest.raises(BackendError, match=r"does not tell what it leaves to the CPU: update it to 1\.24 or later"):
+            OnnxRuntimeGpuSession(GRAPH, "cuda")
+        OnnxRuntimeGpuSession(GRAPH, "tensorrt").close()
+        session = OnnxRuntimeGpuSession(GRAPH, "cuda", allow_cpu=True)
         np.testing.assert_array_equal(session.run(frame(20, 30)), on_cpu.run(frame(20, 30)))
 
 

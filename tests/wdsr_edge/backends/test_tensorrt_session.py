@@ -339,6 +339,7 @@ def test_a_session_that_is_dropped_frees_the_gpu(onnx: Path, code: Code) -> None
 def test_what_a_gpu_is(code: Code) -> None:
     cuda = code.cuda.Cuda(0, Device(lambda n: 0))
     assert (cuda.name, cuda.sm, cuda.integrated, cuda.free_memory()) == ("Simulated GPU", 87, False, 1 << 30)
+    assert cuda.versions == (13020, 13000)
     shared = code.cuda.Cuda(0, Device(lambda n: 0, integrated=True, memory=1))
     assert shared.integrated
     assert shared.free_memory() > 1 << 20, "what the system can make free"

@@ -312,21 +312,43 @@ def test_doctor_tries_a_model_and_writes_a_report(tmp_path: Path) -> None:
     assert report["passed"]
     unknown = wdsr_edge(*("doctor", "--self-test", "--model", MODEL, "--model", "nope"), env=env, cwd=tmp_path)
     refused(unknown, "no model 'nope'")
-    assert "Simulated GPU, compute capability 8.7" in report["machine"]["cuda"]
+    assert (report["gpu_tried"], report["untried"]) == (True, [])
+    assert report["machine"]["cuda"].startswith("Simulated GPU, compute capability 8.7, 1.0 GiB, memory of its own; ")
+    assert report["machine"]["cuda"].endswith("CUDA 13.0, driver for up to 13.2")
+    assert report["machine"]["engines"]["tensorrt"] == "11.4.0", "though no package says so"
+    assert not [line for line in report["machine"]["advice"] if "without TensorRT" in line]
     tried = {(one["backend"], one["precision"]) for one in report["models"][MODEL]["choices"]}
     assert {("tensorrt", kind) for kind in ("fp32", "fp16", "int8")} <= tried
     assert {("onnxruntime", "fp32"), ("openvino", "int8")} <= tried
     assert "engine alone ms" in done.stdout
 
 
+def test_a_model_that_crashes_leaves_the_report_of_the_others(tmp_path: Path) -> None:
+    models = ("--model", "wdsr-b-3x32-x3", "--model", MODEL)
+    env = environment(tmp_path, faults="abort-x3")
+    done = wdsr_edge("doctor", "--self-test", *models, *QUICK, env=env, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "FAILED: wdsr-b-3x32-x3 in a process that ended with -6" in done.stderr
+    assert f"FAILED: {MODEL}" not in done.stderr
+    report = json.loads((tmp_path / "wdsr-edge-self-test.json").read_text())
+    assert (report["passed"], report["untried"]) == (False, [])
+    assert len(report["models"][MODEL]["choices"]) == 7
+    assert MODEL in done.stdout
+
+
 @pytest.mark.slow
 def test_doctor_fails_if_anything_does(tmp_path: Path) -> None:
-    env = environment(tmp_path, faults="noise-int8")
+    env = environment(tmp_path, faults="noise-int8 widen-fp16")
     done = wdsr_edge("doctor", "--self-test", "--model", MODEL, *QUICK, env=env, cwd=tmp_path)
     assert done.returncode == 1
     assert f"FAILED: {MODEL} in tensorrt int8: the int8 engine is refused" in done.stderr
     report = json.loads((tmp_path / "wdsr-edge-self-test.json").read_text())
     assert not report["passed"]
+    refused_ones = {one["precision"]: one["engines"][0] for one in report["models"][MODEL]["choices"] if one["fault"]}
+    assert refused_ones.keys() == {"int8", "fp16"}
+    assert refused_ones["int8"]["golden_db"] is None
+    assert len(refused_ones["fp16"]["audit"]["faults"]) == 6
+    assert "CaskConvolution" in refused_ones["fp16"]["layers"], "what the inspector said"
 
 
 @pytest.mark.slow
