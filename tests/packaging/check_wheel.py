@@ -79,6 +79,8 @@ def check_install(python: str, wheel: Path, venv: Path, versions: list[str]) -> 
     bin_ = venv / "bin"
     pip = [str(bin_ / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     run(*pip, f"{wheel}[onnxruntime]", *versions)
+    if "--constraint" in versions:  # what make test-gpu GPU=jetson installs can be had
+        run(*pip, "--dry-run", f"{wheel}[jetson]", "pytest", "pytest-timeout", "hypothesis", *versions)
     for absent in ("torch", "onnx", "safetensors"):
         code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({absent!r}) is not None)"
         run(str(bin_ / "python"), "-c", code)

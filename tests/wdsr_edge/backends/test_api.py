@@ -59,9 +59,65 @@ AT_RUN_TIME = {
 """Names that running an engine uses and not every release has, all of them with TensorRT for RTX alone."""
 
 
+OURS: dict[ModuleType, set[str]] = {
+    engine_build: {
+        *("config", "config.profiles[0]", "s", "found", "shape", "log", "log.fault", "self", "self.steps", "time"),
+        *("re", "error.node_operator()", "ModuleType", "timing_cache"),
+    },
+    _contexts: {
+        *(
+            "self",
+            "self.context",
+            "resources",
+            "hashlib",
+            "hashlib.sha256(plan)",
+            "logging",
+            "re",
+            "_LOG",
+            "file",
+            "os",
+        ),
+        *(
+            "self._loaded",
+            "self._cuda",
+            "self._log",
+            "self._kernels_file",
+            "fresh",
+            "contextlib",
+            "modes",
+            "', '",
+            "super()",
+        ),
+    },
+    tensorrt_library: {
+        *("importlib", "importlib.util", "specs", "spec", "'.'", "str(trt.__version__)", "self", "' '", "message"),
+        *("vars(trt)",),
+    },
+}
+"""What a name in a module may stand for beside that: things of ours and of Python's."""
+
+BY_TILING, BY_RTX = "config.tiling != 'none'", "library == 'tensorrt-rtx'"
+BRANCHES = {
+    "tiling_optimization_level": BY_TILING,
+    "l2_limit_for_tiling": BY_TILING,
+    "TilingOptimizationLevel": BY_TILING,
+    "num_compute_capabilities": BY_RTX,
+    "set_compute_capability": BY_RTX,
+    "ComputeCapability": BY_RTX,
+    "REQUIRE_USER_ALLOCATION": BY_RTX,
+}
+"""The condition that each name stands under, in engine_build, that not every release has."""
+
+EVERY = [*Path(str(engine_build.__file__)).parents[1].rglob("*.py")]
+
+
+def tree_of(module: ModuleType) -> ast.Module:
+    return ast.parse(Path(str(module.__file__)).read_text())
+
+
 def names_in(module: ModuleType) -> Iterator[tuple[str, str]]:
     """Class and member of each use of TensorRT in a module's source."""
-    for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text())):
+    for node in ast.walk(tree_of(module)):
         if not isinstance(node, ast.Attribute):
             continue
         owner = ast.unparse(node.value)
@@ -69,6 +125,75 @@ def names_in(module: ModuleType) -> Iterator[tuple[str, str]]:
             yield OBJECTS[module][owner], node.attr
         elif owner.startswith(("trt.", "self._trt.")):
             yield owner.rpartition(".")[2], node.attr
+
+
+@pytest.mark.parametrize("module", OBJECTS, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_each_thing_that_is_asked_for_something_is_known(module: ModuleType) -> None:
+    """Nothing of TensorRT's hides behind another name."""
+    owners = {ast.unparse(node.value) for node in ast.walk(tree_of(module)) if isinstance(node, ast.Attribute)}
+    trt = {owner for owner in owners if owner.startswith(("trt", "self._trt"))}
+    assert owners - trt <= {*OBJECTS[module]} | OURS[module]
+
+
+def test_what_is_taken_of_the_module_itself_is_a_class_that_releases_have() -> None:
+    found = set()
+    for module in OBJECTS:
+        for node in ast.walk(tree_of(module)):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("trt", "self._trt"):
+                found.add(node.attr)
+    some = {
+        "TilingOptimizationLevel",
+        "ComputeCapability",
+        "DynamicShapesKernelSpecializationStrategy",
+        "CudaGraphStrategy",
+    }
+    for name in found - {"__version__"}:
+        releases = {release for release in RELEASES if members(name, release)}
+        assert releases == {*RELEASES} or (releases and name in some), name
+
+
+def test_no_other_module_touches_tensorrt() -> None:
+    ours = {Path(str(module.__file__)) for module in OBJECTS}
+    for path in EVERY:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if path not in ours and isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("trt", "self._trt"):
+                assert node.attr == "__version__", f"{path.name}:{node.lineno}"
+
+
+def test_names_by_choice_are_there() -> None:
+    newer = {*RELEASES} - {"10.3.0"}
+    for release in newer:
+        assert {*engine_build._TILING.values()} <= members("TilingOptimizationLevel", release)
+    for release in newer - ONLY_RTX:
+        assert {*engine_build._HARDWARE.values()} <= members("HardwareCompatibilityLevel", release)
+    assert {*engine_build._HARDWARE.values()} - members("HardwareCompatibilityLevel", "10.3.0") == {
+        "SAME_COMPUTE_CAPABILITY"
+    }
+
+
+def test_what_only_some_releases_have_stands_under_its_condition() -> None:
+    seen: set[str] = set()
+
+    def look(node: ast.AST, conditions: tuple[str, ...]) -> None:
+        if isinstance(node, ast.Attribute) and node.attr in BRANCHES:
+            seen.add(node.attr)
+            assert BRANCHES[node.attr] in conditions, f"{node.attr} in line {node.lineno}"
+        if isinstance(node, ast.If):
+            look(node.test, conditions)
+            for part in node.body:
+                look(part, (*conditions, ast.unparse(node.test)))
+            for part in node.orelse:
+                look(part, conditions)
+            return
+        for part in ast.iter_child_nodes(node):
+            look(part, conditions)
+
+    look(tree_of(engine_build), ())
+    assert seen == {*BRANCHES}
+    only_rtx = {name for _, name in AT_RUN_TIME}
+    for function in (node for node in ast.walk(tree_of(_contexts)) if isinstance(node, ast.FunctionDef)):
+        used = {node.attr for node in ast.walk(function) if isinstance(node, ast.Attribute)} & only_rtx
+        assert not used or function.name in ("_strategy", "_read_kernels", "write_kernels"), function.name
 
 
 @pytest.mark.parametrize("module", OBJECTS, ids=lambda module: module.__name__.rpartition(".")[2])

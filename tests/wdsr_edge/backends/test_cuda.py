@@ -5,6 +5,7 @@ tests/packaging/check_cuda_bindings.py runs this with the oldest and the newest 
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import re
@@ -36,6 +37,41 @@ def test_all_that_is_called_is_simulated() -> None:
     assert called <= {*FUNCTIONS}
     simulated = {name for name, value in vars(Device).items() if name.startswith("cuda") and inspect.isfunction(value)}
     assert simulated == {*FUNCTIONS}, "and nothing else is"
+
+
+def calls_of_cuda() -> list[tuple[str, ast.Call]]:
+    """Each call in the whole package in which one of CUDA's functions is named."""
+    root = Path(str(_cuda.__file__)).parents[1]
+    found = []
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                assert not re.search(r"runtime\.cuda\w+$", ast.unparse(node.func)), f"{path}:{node.lineno}: unchecked"
+                texts = [part.value for part in node.args if isinstance(part, ast.Constant)]
+                found += [(text, node) for text in texts if isinstance(text, str) and re.match("cuda[A-Z]", text)]
+    return found
+
+
+def test_each_is_called_with_as_many_arguments_as_it_takes() -> None:
+    found = calls_of_cuda()
+    assert len(found) > 25
+    for name, node in found:
+        what, function = ast.unparse(node), ast.unparse(node.func)
+        if name.startswith(("cudaDevAttr", "cudaMemcpyHost", "cudaMemcpyDevice")):
+            assert function.endswith(("attribute", "_copy")), what
+            continue
+        takes = len(inspect.signature(vars(Device)[name]).parameters) - 1
+        if function.endswith(".call"):
+            assert not node.keywords
+            if not any(isinstance(part, ast.Starred) for part in node.args):
+                assert len(node.args) - 1 == takes, what
+        else:
+            assert function.endswith(("_own", "_release")), what
+            assert takes == 1, what
+
+
+def test_there_is_one_way_to_cuda() -> None:
+    assert re.findall(r"getattr\([\w.]*runtime, (\w+)\)", SOURCES) == ["function"]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
