@@ -9,10 +9,12 @@ class Error(enum.IntEnum):
     cudaSuccess = 0
     cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
+    cudaErrorInitializationError = 3
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
     cudaErrorInvalidDevice = 101
     cudaErrorECCUncorrectable = 214
+    cudaErrorContained = 226
     cudaErrorIllegalAddress = 700
     cudaErrorLaunchTimeout = 702
     cudaErrorAssert = 710
@@ -22,11 +24,13 @@ class Error(enum.IntEnum):
     cudaErrorInvalidAddressSpace = 717
     cudaErrorInvalidPc = 718
     cudaErrorLaunchFailure = 719
+    cudaErrorMpsClientTerminated = 810
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
+    cudaErrorExternalDevice = 911
 
 
-STICKY = {Error(214), Error(700), Error(702), *map(Error, range(714, 720)), Error(710)}
+STICKY = {*map(Error, (214, 226, 700, 702, 710, *range(714, 720), 810, 911))}
 """After one of these, every call of the process gives the same error."""
 
 

@@ -276,7 +276,7 @@ class Device:
         return Error.cudaSuccess, SimpleNamespace(name=b"Simulated GPU" + b" 1" * device + b"\0\0")
 
     def cudaDeviceGetPCIBusId(self, length: int, device: int) -> tuple[Any, ...]:
-        return Error.cudaSuccess, b"0000:%02d:00.0\0" % (1 + device)
+        return Error.cudaSuccess, (b"0000:%02d:00.0\0" % (1 + device)).ljust(length)
 
     def cudaMemGetInfo(self) -> tuple[Any, ...]:
         return Error.cudaSuccess, self._free(), self.memory
@@ -301,6 +301,8 @@ class Device:
         return Error.cudaSuccess, address
 
     def cudaHostAlloc(self, size: int, flags: int) -> tuple[Any, ...]:
+        if flags & ~self.cudaHostAllocMapped:
+            self.punish("pinned memory that the CPU reads slowly, or that belongs to all GPUs")
         if self.integrated and size > self._free():
             return Error.cudaErrorMemoryAllocation, None
         block = Block(self.gpu, size, HOST_POISON)
@@ -393,8 +395,8 @@ class Device:
         return (Error.cudaSuccess,)
 
     def cudaEventCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
-        if flags & 2:
-            self.punish("an event without time")
+        if flags != self.cudaEventBlockingSync:
+            self.punish("an event without time, or that spins")
         return Error.cudaSuccess, self._make(self.events, Event(self.gpu))
 
     def cudaEventDestroy(self, event: Handle) -> tuple[Any, ...]:
@@ -454,6 +456,11 @@ class Device:
     def cudaGraphInstantiate(self, graph: Handle, flags: int) -> tuple[Any, ...]:
         works = self._find(self.graphs, graph, "a graph").works
         return Error.cudaSuccess, self._make(self.execs, Graph(self.gpu, list(works)))
+
+    def cudaGraphUpload(self, executable: Handle, stream: Handle) -> tuple[Any, ...]:
+        self._find(self.execs, executable, "a graph executable")
+        self.enqueue(int(stream), Work(lambda: None, (int(executable),)))
+        return (Error.cudaSuccess,)
 
     def cudaGraphDestroy(self, graph: Handle) -> tuple[Any, ...]:
         self._find(self.graphs, graph, "a graph")

@@ -27,6 +27,8 @@ from .tensorrt_library import log_of
 
 _LOG = logging.getLogger("wdsr_edge")
 
+_TRY_AGAIN = "load the model again; if it stays, restart the program"
+
 
 @dataclass
 class Context:
@@ -40,6 +42,8 @@ class Context:
     """The name of its output."""
     sr_shape: tuple[int, ...]
     """What it makes of its shape."""
+    log: Any
+    """TensorRT's."""
 
     def bind(self, lr: int, sr: int) -> None:
         """Read from address ``lr`` and write to ``sr``, both as the GPU sees them."""
@@ -49,8 +53,12 @@ class Context:
 
     def enqueue(self, stream: Any) -> None:
         """Put one run into ``stream``."""
+        faults = self.log.listen()
         if not self.context.execute_async_v3(int(stream)):
-            raise BackendError("the engine could not be started: load the model again")
+            why = "; ".join(faults) or "TensorRT did not say why"
+            raise (OutOfMemory if _is_full(why) else BackendError)(
+                f"the engine could not be started ({why}): {_TRY_AGAIN}"
+            )
 
 
 class NotLoaded(BackendError):
@@ -88,12 +96,14 @@ class Engines:
         """Load a serialised engine, unless it is there already: its key, for ``opener`` and ``keep``."""
         key = hashlib.sha256(plan).hexdigest()
         if key not in self._loaded:
-            self._log.fault = ""
+            faults = self._log.listen()
             loaded = self._runtime.deserialize_cuda_engine(plan)
             if loaded is None:
-                why = self._log.fault or "it is for another GPU or version"
-                if re.search("out ?of ?memory", why, re.IGNORECASE):
+                why = "; ".join(faults) or "it is for another GPU or version"
+                if _is_full(why):
                     raise OutOfMemory(f"the engine cannot be loaded ({why}): close what else uses the GPU")
+                if re.search("cuda ?(runtime|driver|error|failure)", why, re.IGNORECASE):
+                    raise BackendError(f"the engine cannot be loaded ({why}): {_TRY_AGAIN}")
                 raise NotLoaded(why)
             self._loaded[key] = loaded
         return key
@@ -129,22 +139,22 @@ class Engines:
         self, engine: Any, profile: int, lr: str, sr: str, shape: tuple[int, ...], resources: Resources, stream: Any
     ) -> Context:
         """The order is NVIDIA's: profile, input shape, memory for them, addresses."""
-        self._log.fault = ""
+        faults = self._log.listen()
         context = engine.create_execution_context(self._strategy(engine))
         if context is None:
-            raise OutOfMemory(f"no execution context ({self._log.fault or 'as a rule the memory is full'})")
+            raise OutOfMemory(f"no execution context ({'; '.join(faults) or 'as a rule the memory is full'})")
         if not context.set_optimization_profile_async(profile, int(stream)):
-            raise BackendError(f"the engine refused its profile {profile}: {self._log.fault}")
+            raise BackendError(f"the engine refused its profile {profile}: {'; '.join(faults)}")
         self._cuda.call("cudaStreamSynchronize", stream)
         if not context.set_input_shape(lr, shape):
-            raise BackendError(f"the engine refused {shape}: {self._log.fault}")
+            raise BackendError(f"the engine refused {shape}: {'; '.join(faults)}")
         size = int(context.update_device_memory_size_for_shapes())
         if size:
             context.set_device_memory(resources.device(size), size)
         made = tuple(context.get_tensor_shape(sr))
         if len(made) != 4 or min(made) < 1:
             raise BackendError(f"the engine makes {made} of {shape}: build it again")
-        return Context(context, lr, sr, made)
+        return Context(context, lr, sr, made, self._log)
 
     def _strategy(self, engine: Any) -> Any:
         """Our memory, and what else TensorRT for RTX is to do at run time."""
@@ -163,7 +173,8 @@ class Engines:
             if self._kernels is None:
                 self._kernels = config.create_runtime_cache()
                 self._read_kernels(self._kernels_file)
-            config.set_runtime_cache(self._kernels)
+            if config.set_runtime_cache(self._kernels) is False:
+                _LOG.warning("TensorRT for RTX does not take its kernels from a file: it compiles them each time")
         return config
 
     def _read_kernels(self, file: Path) -> None:
@@ -189,6 +200,10 @@ class Engines:
                     fresh.write_bytes(found)
             except InputError as error:
                 _LOG.warning("compiled kernels are not kept: %s", str(error))  # the error itself would keep the engine
+
+
+def _is_full(why: str) -> bool:
+    return re.search("out ?of ?memory", why, re.IGNORECASE) is not None
 
 
 def _profile_of(engine: Any, name: str, shape: tuple[int, ...]) -> int:

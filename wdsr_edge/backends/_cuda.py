@@ -29,13 +29,15 @@ _LOST = "the GPU's state is lost for this process: restart the program"
 _ADVICE = {
     "cudaErrorMemoryAllocation": "the GPU's memory is full: use a smaller frame or tile, or close what else uses it",
     "cudaErrorInsufficientDriver": "there is no NVIDIA driver, or one older than CUDA's libraries: install a newer one",
+    "cudaErrorInitializationError": "CUDA does not start; in a forked process it cannot: start that with spawn",
     "cudaErrorNoDevice": "no GPU is visible: see nvidia-smi and CUDA_VISIBLE_DEVICES",
     "cudaErrorInvalidDevice": "there are fewer GPUs than that: see nvidia-smi",
     **dict.fromkeys(
         (
             *("cudaErrorIllegalAddress", "cudaErrorLaunchTimeout", "cudaErrorAssert", "cudaErrorHardwareStackError"),
             *("cudaErrorIllegalInstruction", "cudaErrorMisalignedAddress", "cudaErrorInvalidAddressSpace"),
-            *("cudaErrorInvalidPc", "cudaErrorLaunchFailure", "cudaErrorECCUncorrectable"),
+            *("cudaErrorInvalidPc", "cudaErrorLaunchFailure", "cudaErrorECCUncorrectable", "cudaErrorContained"),
+            *("cudaErrorMpsClientTerminated", "cudaErrorExternalDevice"),
         ),
         _LOST,
     ),
@@ -48,12 +50,20 @@ def is_lost(fault: str) -> bool:
     return _LOST in fault
 
 
+def keep_for_ever(thing: Any) -> None:
+    """Never let ``thing`` be destroyed, not even when Python ends."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
 class OutOfMemory(BackendError):
     """The GPU's memory is full, which is no harm to what runs."""
 
 
 class Cuda:
-    """The CUDA runtime on one GPU. Safe to use from several threads, each of which must ``select`` it first."""
+    """The CUDA runtime on one GPU. Safe to use from several threads, each of which must ``select`` it first.
+
+    A thread stays on the GPU that was last selected in it, whoever did so (cudaSetDevice).
+    """
 
     def __init__(self, device: int = 0, runtime: Any = None) -> None:
         """``runtime``: ``cuda.bindings.runtime``, or what stands in for it.
@@ -84,7 +94,7 @@ class Cuda:
     @property
     def bus_id(self) -> str:
         """Where it is, as nvidia-smi has it: ``0000:01:00.0``."""
-        return str(self.call("cudaDeviceGetPCIBusId", 32, self.device), "ascii", "replace").rstrip("\0")
+        return str(self.call("cudaDeviceGetPCIBusId", 32, self.device).partition(b"\0")[0], "ascii", "replace")
 
     @property
     def versions(self) -> tuple[int, int]:
@@ -110,7 +120,7 @@ class Cuda:
     def refuse_if_forked(self) -> None:
         """BackendError in a forked child."""
         if self.is_forked:
-            raise BackendError("a forked process cannot use its parent's GPU: load the model in it, or spawn it")
+            raise BackendError("a forked process cannot use the GPU: start it with multiprocessing's spawn")
 
     def select(self) -> None:
         """Make this the GPU of the calling thread."""
@@ -197,7 +207,9 @@ class Resources:
         with _without_collection(), self._capturing(stream) as captured:
             enqueue()
         try:
-            return self._own(self.cuda.call("cudaGraphInstantiate", captured[0], 0), "cudaGraphExecDestroy")
+            made = self._own(self.cuda.call("cudaGraphInstantiate", captured[0], 0), "cudaGraphExecDestroy")
+            self.cuda.call("cudaGraphUpload", made, stream)  # or the first launch takes the memory for it
+            return made
         finally:
             self._release("cudaGraphDestroy", captured[0])
 

@@ -146,6 +146,7 @@ class Slot:
             self._graph = self._resources.graph(self._stream, self._enqueue)
         except BackendError as error:
             _LOG.warning("no CUDA graph (%s): frames start more slowly", str(error))
+        self._cuda.call("cudaStreamSynchronize", self._stream)
 
     def submit(self, batch: Batch) -> Ticket:
         """Start on ``batch``, once the one before it in this slot was fetched."""

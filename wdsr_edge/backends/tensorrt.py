@@ -8,11 +8,11 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from .._errors import BackendError
 from ._contexts import Engines, NotLoaded
-from ._cuda import Cuda, OutOfMemory, is_lost
+from ._cuda import Cuda, OutOfMemory, is_lost, keep_for_ever
 from ._slots import Batch, Slots, Ticket
 from .engine_config import Library
 
@@ -22,9 +22,6 @@ SHAPES = 4
 
 Run = Callable[[Batch], Batch]
 _Used = TypeVar("_Used")
-
-_PARENTS: list[Any] = []
-"""What a forked child must not release, not even by dropping it."""
 
 
 class Plan(NamedTuple):
@@ -39,7 +36,10 @@ class Plan(NamedTuple):
 
 
 class TensorRtSession:
-    """One graph on a GPU, in engines for the shapes that it meets. Safe to call from several threads."""
+    """One graph on a GPU, in engines for the shapes that it meets. Safe to call from several threads.
+
+    Each call leaves its thread on the session's GPU, which matters to other users of another GPU in that thread.
+    """
 
     def __init__(
         self,
@@ -54,8 +54,9 @@ class TensorRtSession:
     ) -> None:
         """``plan_for`` gives the engine for a batch's shape, the same bytes for shapes that share one.
 
-        It may take minutes, in which other shapes go on. ``graphs=False`` leaves CUDA graphs out. ``kernels``: file for
-        what TensorRT for RTX compiles. Raises BackendError from ``submit`` on, when an engine is first needed.
+        It may take minutes, in which other shapes go on; they wait while it is loaded, warmed up and proven.
+        ``graphs=False`` leaves CUDA graphs out. ``kernels``: file for what TensorRT for RTX compiles. Raises
+        BackendError from ``submit`` on, when an engine is first needed.
         """
         self._cuda, self._plan_for = cuda, plan_for
         self.in_flight = slots
@@ -85,7 +86,7 @@ class TensorRtSession:
     def close(self) -> None:
         """Finish what is in flight, whose tickets keep their results, and free the GPU. Closing twice is fine."""
         if self._cuda.is_forked:
-            _PARENTS.append((self._shapes, self._engines))
+            keep_for_ever((self._shapes, self._engines))  # or dropping them would release the parent's
             return
         with self._lock:
             self._closed = True
@@ -120,6 +121,8 @@ class TensorRtSession:
                 if slots is not None:
                     try:
                         return use(slots)
+                    except OutOfMemory:
+                        raise
                     except BackendError as error:
                         self._fault = str(error)
                         raise

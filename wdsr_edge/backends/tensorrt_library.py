@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from types import ModuleType
 from typing import Any
 
@@ -40,16 +41,24 @@ def version_of(trt: ModuleType) -> tuple[int, int]:
 
 
 def make_log(trt: ModuleType) -> Any:
-    """A logger that keeps the last fault, and the list of layers that a builder logs when it is verbose."""
+    """A logger that keeps the last fault, those of each thread, and the layers that a builder logs when verbose."""
 
     class Log(trt.ILogger):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.fault = self.layers = ""
+            self._here = threading.local()
+
+        def listen(self) -> list[str]:
+            """The errors of this thread from now on, and until it listens again."""
+            found: list[str] = []
+            self._here.faults = found
+            return found
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 self.fault = " ".join(message.split())[:500]
+                getattr(self._here, "faults", []).append(self.fault)
             elif message.startswith("Layers:\n"):
                 self.layers = message
 

@@ -37,11 +37,11 @@ BUGS: Bugs = {
     "a context's memory is asked for before its shape": (
         "contexts",
         "        if not context.set_input_shape(lr, shape):\n"
-        '            raise BackendError(f"the engine refused {shape}: {self._log.fault}")\n'
+        "            raise BackendError(f\"the engine refused {shape}: {'; '.join(faults)}\")\n"
         "        size = int(context.update_device_memory_size_for_shapes())\n",
         "        size = int(context.update_device_memory_size_for_shapes())\n"
         "        if not context.set_input_shape(lr, shape):\n"
-        '            raise BackendError(f"the engine refused {shape}: {self._log.fault}")\n',
+        "            raise BackendError(f\"the engine refused {shape}: {'; '.join(faults)}\")\n",
         schedules,
     ),
     "a context gets less memory than it needs": (
@@ -72,7 +72,7 @@ BUGS: Bugs = {
     "the profile is set in a stream that nothing waits for": (
         "contexts",
         "        if not context.set_optimization_profile_async(profile, int(stream)):\n"
-        '            raise BackendError(f"the engine refused its profile {profile}: {self._log.fault}")\n'
+        "            raise BackendError(f\"the engine refused its profile {profile}: {'; '.join(faults)}\")\n"
         '        self._cuda.call("cudaStreamSynchronize", stream)\n',
         "        context.set_optimization_profile_async(profile, int(resources.stream()))\n",
         schedules,
@@ -151,7 +151,7 @@ BUGS: Bugs = {
         "            if True:\n",
         kernels,
     ),
-    "kernels are kept by nobody": ("contexts", "config.set_runtime_cache(self._kernels)", "pass", kernels),
+    "kernels are kept by nobody": ("contexts", "config.set_runtime_cache(self._kernels) is False", "False", kernels),
     "kernels are written once the engine is proven and its slots are left": (
         "session",
         "                self._engines.write_kernels()\n"

@@ -136,7 +136,7 @@ BUGS: Bugs = {
     ),
     "a forked child drops its parent's engines": (
         "session",
-        "            _PARENTS.append((self._shapes, self._engines))\n",
+        "            keep_for_ever((self._shapes, self._engines))  # or dropping them would release the parent's\n",
         "",
         FORKED,
     ),

@@ -87,11 +87,18 @@ OURS: dict[ModuleType, set[str]] = {
             "modes",
             "', '",
             "super()",
+            "self.log",
+            "'; '",
         ),
     },
     tensorrt_library: {
         *("importlib", "importlib.util", "specs", "spec", "'.'", "str(trt.__version__)", "self", "' '", "message"),
-        *("vars(trt)",),
+        *(
+            "vars(trt)",
+            "threading",
+            "self._here",
+            "getattr(self._here, 'faults', [])",
+        ),
     },
 }
 """What a name in a module may stand for beside that: things of ours and of Python's."""

@@ -49,7 +49,7 @@ def in_child(do: Callable[[], str]) -> str:
     return said or "it said nothing"
 
 
-FORKED = "a forked process cannot use its parent's GPU: load the model in it, or spawn it"
+FORKED = "a forked process cannot use the GPU: start it with multiprocessing's spawn"
 
 
 def refused(*calls: Callable[[], object]) -> list[str]:

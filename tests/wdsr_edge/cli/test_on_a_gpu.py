@@ -278,7 +278,7 @@ print((sr(frame) == before).all())
 sr.close()
 """
     assert program(tmp_path, text).splitlines() == [
-        "a forked process cannot use its parent's GPU: load the model in it, or spawn it",
+        "a forked process cannot use the GPU: start it with multiprocessing's spawn",
         "True",
     ]
 
