@@ -231,12 +231,15 @@ class SimulatedEngine:
         self.dtype = np.dtype(np.uint8 if found["onnx"] else np.float32)
         self.scale, self.scratch = found["scale"], found.get("scratch", 2)
         self.weights, self.tensors = found.get("weights", 1000), found.get("tensors", ["sr", "lr"])
+        self.floats, self.flat = found.get("floats", []), found.get("flat", False)
         self.profiles = [tuple(map(tuple, profile)) for profile in found["profiles"]]
 
     def made_of(self, shape: Shape) -> Shape:
         s = self.scale
         if not s:
             return (-1, *shape[1:])
+        if self.flat:
+            return (shape[0], shape[1] * s, shape[2] * s * shape[3])
         n, a, b, c = shape
         return (n, a * s, b * s, c) if self.session else (n, a, b * s, c * s)
 
@@ -308,6 +311,8 @@ class SimulatedTensorRT(StandIn):
         """How each execution context was configured."""
         self.engines: list[Life] = []
         self.contexts: list[SimulatedContext] = []
+        self.others: list[Life] = []
+        """Runtimes and kernel caches."""
         self.compiled: list[tuple[str, Shape]] = []
         """Kernels that were not in a cache."""
         self.before: dict[str, Callable[[], None]] = {}
@@ -322,6 +327,7 @@ class SimulatedTensorRT(StandIn):
         """The first log is kept for good, and used by all."""
         self._log = self._log or weakref.ref(log)
         life = Life(self.gpu, "a runtime")
+        self.others.append(life)
         return self._made(life, Strict, "Runtime", deserialize_cuda_engine=lambda data: self._deserialize(life, data))
 
     def _made(self, life: Life, kind: type[Strict], name: str, **behaviour: Any) -> Strict:
@@ -372,18 +378,26 @@ class SimulatedTensorRT(StandIn):
             num_optimization_profiles=len(engine.profiles),
             get_tensor_name=lambda index: engine.tensors[index],
             get_tensor_mode=lambda name: self.TensorIOMode.INPUT if name == "lr" else self.TensorIOMode.OUTPUT,
-            get_tensor_dtype=lambda name: self.DataType.UINT8 if engine.dtype == np.uint8 else self.DataType.FLOAT,
-            get_tensor_profile_shape=lambda name, index: list(engine.profiles[index]),
+            get_tensor_dtype=lambda name: (
+                self.DataType.UINT8 if engine.dtype == np.uint8 and name not in engine.floats else self.DataType.FLOAT
+            ),
+            get_tensor_profile_shape=lambda name, index: (
+                list(engine.profiles[index]) if name == "lr" else self.gpu.punish(f"a profile of {name}, no input")
+            ),
             create_execution_context=lambda strategy: self._context(engine, strategy),
             create_runtime_config=lambda: self._runtime_config(life),
         )
 
     def _runtime_config(self, engine: Life) -> Strict:
-        made = RuntimeConfig("IRuntimeConfig", self, create_runtime_cache=self._cache)
+        takes = self.refuse != "set_runtime_cache"
+        made = RuntimeConfig(
+            "IRuntimeConfig", self, create_runtime_cache=self._cache, set_runtime_cache=lambda cache: takes
+        )
         return made
 
     def _cache(self) -> Strict:
         life = Life(self.gpu, "a kernel cache")
+        self.others.append(life)
         kernels = Kernels(life, self.compiled)
         made = self._made(life, Strict, "IRuntimeCache", deserialize=kernels.deserialize, serialize=kernels.serialize)
         made.__dict__["kernels"] = kernels

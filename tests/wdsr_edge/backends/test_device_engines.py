@@ -17,12 +17,13 @@ from tests.simulated_cuda import Device
 from tests.simulated_tensorrt import SimulatedTensorRT
 from tests.wdsr_edge.backends.test_audit import CONVS, dump
 from wdsr_edge import BackendError, Bundle, BundleError, InputError
+from wdsr_edge.backends import device_engines
 from wdsr_edge.backends._cuda import Cuda
 from wdsr_edge.backends.device import EngineReport, GpuOptions
-from wdsr_edge.backends.device_engines import DeviceEngines, VouchedEngine
+from wdsr_edge.backends.device_engines import DeviceEngines, VouchedEngine, builder_of, open_device_session
 from wdsr_edge.backends.engine_build import Built
-from wdsr_edge.backends.engine_cache import EngineCache
-from wdsr_edge.backends.engine_config import EngineConfig, Profile, Shape
+from wdsr_edge.backends.engine_cache import Builder, EngineCache
+from wdsr_edge.backends.engine_config import EngineConfig, Library, Profile, Shape
 from wdsr_edge.backends.tensorrt import TensorRtSession
 from wdsr_edge.loading import ZOO
 
@@ -279,3 +280,33 @@ def test_an_engine_that_the_caller_vouches_for_must_fit_what_is_known_of_it(tmp_
 
     vouched(path, self_test=self_test)((1, 8, 9, 3)).prove(lambda batch: batch)
     assert tested == [(1, 8, 9, 3)]
+
+
+@pytest.mark.parametrize("library", ["tensorrt", "tensorrt-rtx"])
+def test_a_session_is_on_the_gpu_that_was_asked_for(
+    tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus = Device(lambda n: n - 1, devices=2)
+    release = "rtx-1.7.1" if library == "tensorrt-rtx" else "11.4.0"
+    trt: Any = SimulatedTensorRT(release, gpus)
+    monkeypatch.setattr(device_engines, "open_library", lambda name: {library: trt}[name])
+    monkeypatch.setattr(device_engines, "Cuda", lambda device: Cuda(device, gpus))
+    session = open_device_session(library, ONNX, "fp16", GpuOptions(1, cache_dir=tmp_path))
+    builder = Builder(library, release.removeprefix("rtx-"), "Simulated GPU 1", 97)
+    assert builder_of(library, trt, session._cuda) == builder
+    kernels = EngineCache(tmp_path).kernels(builder)
+    assert session._engines._kernels_file == (kernels if library == "tensorrt-rtx" else None)
+    assert gpus.gpu == 1
+    session.close()
+
+
+def test_each_profile_is_audited(tmp_path: Path) -> None:
+    config = EngineConfig((Profile.static(8, 9), Profile.static(9, 8)))
+    with pytest.raises(BackendError, match="head asked for fp16 and runs in a layer that is not told of"):
+        engines(tmp_path, Workshop(), config=config)((1, 8, 9, 3))
+
+
+def test_a_batch_has_an_engine_of_its_own(tmp_path: Path) -> None:
+    build = Workshop()
+    engines(tmp_path, build)((2, 8, 9, 3))
+    assert build.asked[0][0].profiles == (Profile.static(8, 9, 2),)

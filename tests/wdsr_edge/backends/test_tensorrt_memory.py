@@ -322,3 +322,30 @@ def test_which_errors_lose_the_gpu(code: Code) -> None:
                 cuda.free_memory()
             assert ("restart the program" in str(caught.value)) == (error in STICKY)
             assert isinstance(caught.value, code.cuda.OutOfMemory) == (error == Error.cudaErrorMemoryAllocation)
+
+
+def test_what_fails_for_one_shape_leaves_the_others(onnx: Path, code: Code) -> None:
+    device, random, asked = Device(Random(0).randrange), Random(0), Asked(onnx, code)
+    trt: Any = SimulatedTensorRT("11.4.0", device)
+    session = opened(device, onnx, code=code, trt=trt, plan_for=asked)
+    session.run(frame(random, *SIZES[0]))
+    trt.refuse = "set_input_shape"
+    with pytest.raises(BackendError, match="the engine refused"):
+        session.run(frame(random, *SIZES[1]))
+    session.run(frame(random, *SIZES[0]))
+    assert asked.shapes == [*SIZES[:2]]
+    session.close()
+
+
+@pytest.mark.parametrize("release", ["11.4.0", "rtx-1.7.1"])
+def test_nothing_of_tensorrt_is_left_when_a_session_is_closed(
+    onnx: Path, code: Code, tmp_path: Path, release: str
+) -> None:
+    device = Device(Random(0).randrange)
+    trt: Any = SimulatedTensorRT(release, device)
+    session = opened(device, onnx, release, code, trt=trt, kernels=tmp_path / "kernels")
+    session.run(frame(Random(0), *SIZES[0]))
+    assert len(trt.others) == (2 if release.startswith("rtx") else 1)
+    session.close()
+    gc.collect()
+    assert all(life.gone for life in (*trt.others, *trt.engines))

@@ -5,6 +5,7 @@ Tests that take ``code`` are what test_planted_bugs.py finds bugs with.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -128,3 +129,36 @@ def test_an_interrupted_writing_of_kernels_leaves_nothing(onnx: Path, code: Code
     assert not trt.gpu.in_use()
     session.close()
     empty(trt.gpu)
+
+
+def test_kernels_that_are_there_already_are_not_written_again(onnx: Path, code: Code, file: Path) -> None:
+    trt = simulated()
+    session = opened(trt.gpu, onnx, RTX, code, trt=trt, kernels=file)
+    for size in SIZES[:5]:
+        session.run(frame(Random(0), *size))
+    before = file.with_name("before")
+    before.hardlink_to(file)
+    session.run(frame(Random(0), *SIZES[0]))  # which had gone, and is made anew
+    assert file.samefile(before)
+    session.close()
+
+
+def test_kernels_that_are_not_given_out_leave_those_that_were_kept(onnx: Path, code: Code, file: Path) -> None:
+    ran(onnx, code, simulated(), SIZES[0], kernels=file)
+    kept = file.read_bytes()
+    ran(onnx, code, simulated(refuse="serialize"), SIZES[1], kernels=file)
+    assert file.read_bytes() == kept
+
+
+def test_kernels_that_are_used_are_the_latest(onnx: Path, code: Code, file: Path) -> None:
+    ran(onnx, code, simulated(), SIZES[0], kernels=file)
+    os.utime(file, (1, 1))
+    ran(onnx, code, simulated(), SIZES[0], kernels=file)
+    assert file.stat().st_mtime > 1
+
+
+def test_a_cache_that_it_does_not_take_is_told_of(
+    onnx: Path, code: Code, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran(onnx, code, simulated(refuse="set_runtime_cache"), SIZES[0], kernels=file)
+    assert caplog.messages[0].startswith("TensorRT for RTX does not take its kernels from a file")

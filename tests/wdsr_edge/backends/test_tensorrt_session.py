@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
+import weakref
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -156,6 +158,8 @@ def test_an_interrupted_close_can_be_taken_up_again(onnx: Path, code: Code) -> N
     device.before["cudaEventSynchronize"] = interrupt
     with pytest.raises(KeyboardInterrupt):
         session.close()
+    with pytest.raises(BackendError, match="this session is closed"):
+        session.submit(batch)
     session.close()
     assert all((ticket.result() == expected(onnx, batch)).all() for ticket in tickets)
     empty(device)
@@ -267,6 +271,8 @@ def test_what_tensorrt_refuses_is_an_error_and_leaks_nothing(onnx: Path, method:
     [
         ({"tensors": ["sr", "lr", "aux"]}, "the engine has the inputs and outputs sr, lr, aux, not one of each: build"),
         ({"tensors": ["sr"]}, "the engine has the inputs and outputs sr, not one of each: build it again"),
+        ({"flat": True}, r"the engine makes \(1, 8, 30\) of \(1, 4, 5, 3\): build it again"),
+        ({"floats": ["sr"]}, "the engine takes or makes no uint8: build it from the graph for uint8"),
         ({"scale": 0}, r"the engine makes \(-1, 4, 5, 3\) of \(1, 4, 5, 3\): build it again"),
     ],
 )
@@ -343,6 +349,10 @@ def test_what_a_gpu_is(code: Code) -> None:
     shared = code.cuda.Cuda(0, Device(lambda n: 0, integrated=True, memory=1))
     assert shared.integrated
     assert shared.free_memory() > 1 << 20, "what the system can make free"
+    resources = code.cuda.Resources(cuda)
+    resources.device(1000)
+    assert (cuda.memory, cuda.free_memory()) == (1 << 30, (1 << 30) - 1000)
+    resources.close()
     second = code.cuda.Cuda(1, Device(lambda n: 0, devices=2))
     assert (second.device, second.name, second.sm, second.bus_id) == (1, "Simulated GPU 1", 97, "0000:02:00.0")
 
@@ -382,3 +392,178 @@ def test_one_log_serves_all_sessions(onnx: Path, code: Code) -> None:
     second.close()
     empty(device)
     assert SIZES[0] == (4, 5)
+
+
+@pytest.mark.parametrize(("free", "found"), [(1000, 2000 << 10), (1 << 29, 1 << 29)])
+def test_shared_memory_is_what_the_system_can_make_free(
+    code: Code, free: int, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class File:
+        def __init__(self, name: str) -> None:
+            assert name == "/proc/meminfo"
+
+        def read_text(self) -> str:
+            return "MemTotal: 9000 kB\nMemAvailable:    2000 kB\n"
+
+    monkeypatch.setattr(code.cuda, "Path", File)
+    assert code.cuda.Cuda(0, Device(lambda n: 0, integrated=True, memory=free)).free_memory() == found
+
+
+def test_an_eighth_of_the_memory_is_for_the_widest_activation(onnx: Path, code: Code) -> None:
+    device = Device(lambda n: 0)
+    assert opened(device, onnx, code=code).activation_bytes == device.memory // 8
+
+
+def test_each_shape_has_graphs(onnx: Path, code: Code) -> None:
+    device = Device(lambda n: 0)
+    session = opened(device, onnx, code=code)
+    for count, size in enumerate(SIZES[:3], 1):
+        session.run(frame(Random(0), *size))
+        assert device.calls.count("cudaGraphInstantiate") == device.calls.count("cudaGraphUpload") == 2 * count
+    session.close()
+
+
+def test_a_capture_that_is_interrupted_is_ended(onnx: Path, code: Code) -> None:
+    device = Device(lambda n: 0)
+    trt: Any = SimulatedTensorRT("11.4.0", device)
+    session, batch = opened(device, onnx, code=code, trt=trt), frame(Random(0), 4, 5)
+
+    def interrupt() -> None:
+        if device.captures:
+            trt.before.clear()
+            raise KeyboardInterrupt
+
+    trt.before["execute_async_v3"] = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        session.run(batch)
+    assert not device.captures
+    assert (session.run(batch) == expected(onnx, batch)).all()
+    session.close()
+    empty(device)
+
+
+def test_a_bug_in_a_capture_is_not_hidden(onnx: Path, code: Code) -> None:
+    def fail() -> None:
+        device.before.clear()
+        raise TypeError("a bug")
+
+    device = Device(lambda n: 0)
+    session = opened(device, onnx, code=code)
+    device.before["cudaGraphInstantiate"] = fail
+    with pytest.raises(TypeError, match="a bug"):
+        session.run(frame(Random(0), 4, 5))
+    session.close()
+
+
+def test_a_submit_that_is_interrupted_does_no_harm(onnx: Path, code: Code) -> None:
+    def interrupt() -> None:
+        device.before.clear()
+        raise KeyboardInterrupt
+
+    device, batch = Device(lambda n: 0), frame(Random(0), 4, 5)
+    session = opened(device, onnx, code=code)
+    session.run(batch)
+    device.before["cudaGraphLaunch"] = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        session.submit(batch)
+    for _ in range(3):
+        assert (session.run(batch) == expected(onnx, batch)).all()
+    session.close()
+    empty(device)
+
+
+def test_a_slot_without_a_ticket_is_waited_for_when_it_closes(onnx: Path, code: Code) -> None:
+    device, batch = Device(lambda n: 0), frame(Random(0), 4, 5)
+    session = opened(device, onnx, code=code)
+    session.run(batch)
+    device.fail["cudaEventRecord"] = 3
+    with pytest.raises(BackendError, match="cudaEventRecord failed"):
+        session.submit(batch)
+    session.close()
+    empty(device)
+
+
+def test_a_ticket_that_failed_keeps_no_slot(onnx: Path, code: Code) -> None:
+    device, batch = Device(lambda n: 0), frame(Random(0), 4, 5)
+    session = opened(device, onnx, code=code)
+    ticket: Any = session.submit(batch)
+    slot = weakref.ref(ticket._slot)
+    device.fail["cudaEventSynchronize"] = 1
+    with pytest.raises(BackendError, match="cudaEventSynchronize failed"):
+        ticket.result()
+    session.close()
+    del session
+    gc.collect()
+    assert slot() is None
+    with pytest.raises(BackendError, match="cudaEventSynchronize failed"):
+        ticket.result()
+
+
+def test_a_session_that_could_not_be_made_ends_quietly(onnx: Path, code: Code, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    device = Device(lambda n: 0)
+    trt: Any = SimulatedTensorRT("11.4.0", device)
+    trt.Runtime = lambda log: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        opened(device, onnx, code=code, trt=trt)
+    gc.collect()
+    assert not said
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("deserialize_cuda_engine", r"cannot be loaded \(it is for another GPU or version\): build it again"),
+        ("create_execution_context", r"no execution context \(as a rule the memory is full\)"),
+        ("execute_async_v3", r"could not be started \(TensorRT did not say why\)"),
+    ],
+)
+def test_what_was_said_of_something_else_does_not_count(onnx: Path, code: Code, method: str, words: str) -> None:
+    device = Device(lambda n: 0)
+    trt: Any = SimulatedTensorRT("11.4.0", device, refuse=method)
+    session = opened(device, onnx, code=code, trt=trt)
+    log = session._engines._log
+    log.listen()
+    log.log(trt.ILogger.ERROR, "OutOfMemory, long ago")
+    trt._tell = lambda what: None
+    elsewhere(log.log, trt.ILogger.ERROR, "OutOfMemory in another thread")
+    with pytest.raises(BackendError, match=words):
+        session.run(frame(Random(0), 4, 5))
+    session.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        (("OutOfMemory (Requested size)", "Error Code 4: Engine deserialization failed."), "OutOfMemory"),
+        (("Cuda Runtime (an illegal memory access was encountered)",), "BackendError"),
+        (("Version tag does not match",), "NotLoaded"),
+    ],
+)
+def test_why_an_engine_does_not_load_decides_what_follows(
+    onnx: Path, code: Code, said: tuple[str, ...], kind: str
+) -> None:
+    device = Device(lambda n: 0)
+    trt: Any = SimulatedTensorRT("11.4.0", device, refuse="deserialize_cuda_engine")
+    session = opened(device, onnx, code=code, trt=trt)
+    trt._tell = lambda what: [session._engines._log.log(trt.ILogger.ERROR, text) for text in said]
+    with pytest.raises(BackendError, match="cannot be loaded") as caught:
+        session.run(frame(Random(0), 4, 5))
+    assert type(caught.value).__name__ == kind
+    session.close()
+
+
+def test_a_run_that_finds_no_memory_is_not_the_end(onnx: Path, code: Code) -> None:
+    device, batch = Device(lambda n: 0), frame(Random(0), 4, 5)
+    trt: Any = SimulatedTensorRT("11.4.0", device)
+    session = opened(device, onnx, code=code, trt=trt, graphs=False)
+    session.run(batch)
+    trt._tell = lambda what: session._engines._log.log(trt.ILogger.ERROR, "Cuda Runtime (out of memory)")
+    trt.refuse = "execute_async_v3"
+    with pytest.raises(BackendError, match=r"could not be started \(Cuda Runtime \(out of memory\)\): load"):
+        session.submit(batch)
+    trt.refuse = ""
+    assert (session.run(batch) == expected(onnx, batch)).all()
+    session.close()
+    empty(device)

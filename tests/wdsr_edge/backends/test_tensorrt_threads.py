@@ -337,3 +337,32 @@ def test_garbage_is_collected_while_its_ticket_waits(onnx: Path) -> None:
         assert (elsewhere(ticket.result) == expected(onnx, batch)).all()
     device.before.clear()
     empty(device)
+
+
+def test_one_engine_is_built_at_a_time(onnx: Path, code: Code) -> None:
+    building, most = [0], [0]
+
+    def plan_for(shape: tuple[int, ...]) -> Any:
+        building[0] += 1
+        most[0] = max(most[0], building[0])
+        time.sleep(0.05)
+        building[0] -= 1
+        return code.session.Plan(engine(onnx))
+
+    device = Device(Random(0).randrange)
+    session = opened(device, onnx, code=code, plan_for=plan_for)
+    threads = [Elsewhere(session.run, frame(Random(0), *size)) for size in SIZES[:3]]
+    for thread in threads:
+        thread.wait()
+    assert most == [1]
+    session.close()
+    empty(device)
+
+
+def test_the_collector_is_off_before_a_capture_begins(onnx: Path, code: Code) -> None:
+    device, seen = Device(lambda n: 0), []
+    session = opened(device, onnx, code=code)
+    device.before["cudaStreamBeginCapture"] = lambda: seen.append(gc.isenabled())
+    session.run(frame(Random(0), *SIZES[0]))
+    assert seen == [False, False]
+    session.close()
