@@ -454,6 +454,8 @@ class Device:
         return Error.cudaSuccess, self._make(self.graphs, Graph(self.gpu, capture.works))
 
     def cudaGraphInstantiate(self, graph: Handle, flags: int) -> tuple[Any, ...]:
+        if flags:
+            self.punish("a graph with flags that none here should have")
         works = self._find(self.graphs, graph, "a graph").works
         return Error.cudaSuccess, self._make(self.execs, Graph(self.gpu, list(works)))
 

@@ -122,7 +122,7 @@ class MachineEngine(SimulatedEngine):
         if f"abort-x{self.scale}" in self.faults:
             os.abort()
         if f"slow-{self.kind}" in self.faults:
-            time.sleep(0.015)
+            time.sleep(0.04)
         if f"noise-{self.kind}" in self.faults:
             sr = sr ^ np.uint8(4)
         return sr

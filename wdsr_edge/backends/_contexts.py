@@ -210,6 +210,8 @@ def _profile_of(engine: Any, name: str, shape: tuple[int, ...]) -> int:
     """The first optimisation profile that takes ``shape``."""
     for index in range(engine.num_optimization_profiles):
         least, _, most = engine.get_tensor_profile_shape(name, index)
-        if all(low <= side <= high for low, side, high in zip(least, shape, most, strict=True)):
+        if len(least) == len(shape) and all(
+            low <= side <= high for low, side, high in zip(least, shape, most, strict=True)
+        ):
             return index
     raise BackendError(f"the engine does not take {shape}: compile one that does")

@@ -135,7 +135,7 @@ class Cuda:
         try:
             yield
         finally:
-            if before is not None:
+            if before not in (None, self.device):  # to set it would wake that GPU
                 with contextlib.suppress(BackendError):
                     self.call("cudaSetDevice", before)
 

@@ -63,6 +63,7 @@ class Ticket:
                     self._found, self.timing = self._slot.fetch()
                 except BackendError as error:
                     self._fault = str(error)  # the error itself would keep the slot
+                self._slot.settled()
                 self._slot = None  # not if it was interrupted
         if self._found is None:
             raise BackendError(self._fault)
@@ -74,6 +75,10 @@ class Ticket:
             self.result()
         except BackendError:
             return
+
+    def give_up(self, why: str) -> None:
+        """There will be no result."""
+        self._fault, self._slot = why, None
 
 
 class Slots:
@@ -101,6 +106,11 @@ class Slots:
     def repeat(self, count: int) -> float:
         """Milliseconds on the GPU of one run, on average over ``count`` in a row: no copies, no waiting between."""
         return self._slots[0].repeat(count)
+
+    def settle(self) -> None:
+        """Fetch what is in flight; tickets keep it."""
+        for slot in self._slots:
+            slot.settle()
 
     def close(self) -> None:
         """Wait for what is in flight, whose tickets keep their results, and free everything."""
@@ -150,8 +160,7 @@ class Slot:
 
     def submit(self, batch: Batch) -> Ticket:
         """Start on ``batch``, once the one before it in this slot was fetched."""
-        if self._ticket is not None:
-            self._ticket.settle()
+        self.settle()
         self._host_lr[:] = np.ascontiguousarray(batch).reshape(-1).view(np.uint8)
         self._record(self._began)
         self._copy(self._lr, self._host_lr, "cudaMemcpyHostToDevice")
@@ -162,6 +171,16 @@ class Slot:
         self._record(self._downloaded)
         self._ticket = Ticket(self, self._cuda)
         return self._ticket
+
+    def settle(self) -> None:
+        """Fetch what the batch in flight, if there is one, has become: its ticket keeps that."""
+        ticket = self._ticket  # which another thread may be done with
+        if ticket is not None:
+            ticket.settle()
+
+    def settled(self) -> None:
+        """The ticket has the result, and the slot need not keep it as well."""
+        self._ticket = None
 
     def fetch(self) -> tuple[Batch, Timing]:
         """What the batch in flight has become."""
@@ -174,8 +193,6 @@ class Slot:
 
     def repeat(self, count: int) -> float:
         """See Slots."""
-        if self._ticket is not None:
-            self._ticket.settle()
         self._record(self._began)
         for _ in range(count):
             self._start()
@@ -187,8 +204,12 @@ class Slot:
         """Wait, and free what the slot has; the ticket keeps the result."""
         if self._context is None:
             return  # an interrupted one frees the rest all the same
-        if self._ticket is not None:
-            self._ticket.settle()
+        ticket = self._ticket
+        try:
+            self.settle()
+        except MemoryError:  # for a copy of the result: all the more reason to free some
+            assert ticket is not None
+            ticket.give_up("the memory is full: the frame is lost")
         try:
             self._cuda.call("cudaStreamSynchronize", self._stream)
         except BackendError as error:

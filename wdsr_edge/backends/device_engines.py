@@ -135,7 +135,7 @@ class DeviceEngines:
                 return False
             _LOG.warning("the %s in the cache does not load any more (%s): it is built again", what, why)
             self._cache.forget(found)
-            return True
+            return not found.path.exists()  # else it would come again, and again
 
         if not checked.passed:
             report(None)

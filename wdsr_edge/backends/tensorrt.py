@@ -81,7 +81,13 @@ class TensorRtSession:
 
     def bare_ms(self, batch: Batch, count: int) -> float:
         """Milliseconds of the engine alone for batches like this one, ``count`` in a row: what is left to win."""
-        return self._with_slots(batch, lambda slots: slots.repeat(count))
+
+        def use(slots: Slots) -> float:
+            for _, each in self._shapes.values():
+                each.settle()
+            return slots.repeat(count)
+
+        return self._with_slots(batch, use)
 
     def close(self) -> None:
         """Finish what is in flight, whose tickets keep their results, and free the GPU. Closing twice is fine."""

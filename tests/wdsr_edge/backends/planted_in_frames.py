@@ -24,7 +24,7 @@ BUGS: Bugs = {
     ),
     "a slot is taken before its frame was fetched": (
         "slots",
-        "self._ticket.settle()\n        self._host_lr",
+        "self.settle()\n        self._host_lr",
         "pass\n        self._host_lr",
         schedules,
     ),
@@ -139,9 +139,9 @@ BUGS: Bugs = {
         ALONE,
     ),
     "the engine alone is timed over a frame in flight": (
-        "slots",
-        "self._ticket.settle()\n        self._record(self._began)\n        for",
-        "pass\n        self._record(self._began)\n        for",
+        "session",
+        "                each.settle()\n",
+        "                pass\n",
         ALONE,
     ),
 }

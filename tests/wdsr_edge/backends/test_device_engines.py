@@ -164,7 +164,7 @@ def test_a_build_is_told_which_gpu_it_is_for_and_tells_how_far_it_is(tmp_path: P
 
 
 def test_an_engine_that_does_not_load_any_more_is_built_again_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device, build = Device(lambda n: n - 1), Workshop()
     engines(tmp_path, build, device)((1, 8, 9, 3))
@@ -184,6 +184,10 @@ def test_an_engine_that_does_not_load_any_more_is_built_again_once(
     with pytest.raises(BackendError, match="the engine cannot be loaded"):
         session.run(np.zeros((1, 8, 8, 3), np.uint8))
     assert len(build.asked) == 3, "one that was built just now is not"
+    monkeypatch.setattr(EngineCache, "forget", lambda cache, cached: None)
+    with pytest.raises(BackendError, match="the engine cannot be loaded"):
+        session.run(np.zeros((1, 8, 8, 3), np.uint8))
+    assert len(build.asked) == 3, "one that cannot be removed is not either"
     session.close()
 
 

@@ -567,3 +567,56 @@ def test_a_run_that_finds_no_memory_is_not_the_end(onnx: Path, code: Code) -> No
     assert (session.run(batch) == expected(onnx, batch)).all()
     session.close()
     empty(device)
+
+
+def test_a_result_is_the_callers_alone(onnx: Path, code: Code) -> None:
+    device, batch = Device(lambda n: 0), frame(Random(0), 4, 5)
+    session = opened(device, onnx, code=code)
+    found = weakref.ref(session.run(batch))
+    gc.collect()
+    assert found() is None
+    session.close()
+
+
+def test_a_close_without_memory_for_a_result_frees_all_the_same(onnx: Path, code: Code) -> None:
+    def full() -> None:
+        raise MemoryError
+
+    device, batch = Device(lambda n: 0), frame(Random(0), 4, 5)
+    session = opened(device, onnx, code=code)
+    tickets = [session.submit(batch) for _ in range(2)]
+    device.before["cudaEventElapsedTime"] = full
+    session.close()
+    device.before.clear()
+    for ticket in tickets:
+        with pytest.raises(BackendError, match="the memory is full: the frame is lost"):
+            ticket.result()
+    tickets.clear()
+    del ticket
+    empty(device)
+
+
+@pytest.mark.parametrize("function", ["cudaMalloc", "cudaMemcpyAsync", "cudaEventCreateWithFlags"])
+def test_a_start_that_is_interrupted_leaves_nothing(onnx: Path, code: Code, function: str) -> None:
+    def interrupt() -> None:
+        device.before.clear()
+        raise KeyboardInterrupt
+
+    device, batch = Device(lambda n: 0), frame(Random(0), 4, 5)
+    session = opened(device, onnx, code=code)
+    device.before[function] = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        session.run(batch)
+    gc.collect()
+    assert not device.in_use()
+    assert (session.run(batch) == expected(onnx, batch)).all()
+    session.close()
+    empty(device)
+
+
+def test_an_engine_with_another_rank_takes_no_frame(onnx: Path, code: Code) -> None:
+    device = Device(lambda n: 0)
+    session = opened(device, onnx, code=code, engine=engine(onnx, ((4, 5, 3),) * 3))
+    with pytest.raises(BackendError, match="the engine does not take"):
+        session.run(frame(Random(0), 4, 5))
+    session.close()
