@@ -77,7 +77,7 @@ BUGS: Bugs = {
         "        context.set_optimization_profile_async(profile, int(resources.stream()))\n",
         schedules,
     ),
-    "the first profile is taken for all": ("contexts", "if all(low <= side <= high for", "if all(True for", PROFILES),
+    "the first profile is taken for all": ("contexts", "low <= side <= high for", "True for", PROFILES),
     "a profile is taken for all that is no smaller": ("contexts", "low <= side <= high", "low <= side", PROFILES),
     "TensorRT gets a stream's handle": (
         "contexts",

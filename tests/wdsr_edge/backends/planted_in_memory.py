@@ -73,8 +73,9 @@ BUGS: Bugs = {
     "after a failure it goes on": ("session", "                        self._fault = str(error)\n", "", FAILURE),
     "a slot is closed under work": (
         "slots",
-        "            self.settle()\n        except MemoryError:  # there is none for a copy of the result, and all the more "
-        "reason to free some\n            assert ticket is not None\n"
+        "            self.settle()\n"
+        "        except MemoryError:  # for a copy of the result: all the more reason to free some\n"
+        "            assert ticket is not None\n"
         '            ticket.give_up("the memory is full: the frame is lost")\n'
         '        try:\n            self._cuda.call("cudaStreamSynchronize", self._stream)',
         "            pass\n        finally:\n            pass\n        try:\n            pass",
