@@ -28,6 +28,8 @@ from wdsr_edge.models import EDSR, WDSR, fold, reference, save_checkpoint
 from wdsr_edge.samples import golden_frame
 from wdsr_edge.speed import choices
 
+from .fp16_sums import NAME as FP16_SUMS
+from .fp16_sums import fp16_sums_entry
 from .graph import weights_hash
 from .int8 import (
     GRAPH_OF_FORM,
@@ -126,6 +128,8 @@ def deploy(
     entries: dict[str, dict[str, Any]] = {graph: {} for graph in graphs}
     for found in parity:
         entries[found.graph][found.engine] = entry_of(found, frames)
+    lr = golden_frame()
+    entries["fp16"][FP16_SUMS] = fp16_sums_entry(model, lr)
     entries |= recorded
     made: list[Int8] = []
     if samples is not None:
@@ -136,7 +140,6 @@ def deploy(
         entries |= parity_of(made, frames)
         calibration = calibration_of(made, samples)
     on_stage("write", 1)
-    lr = golden_frame()
     files |= {GOLDEN_LR: _png(lr), GOLDEN_SR: _png(reference(model)(lr))}
     manifest = {
         **(details or {}),

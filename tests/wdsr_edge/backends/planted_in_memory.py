@@ -5,16 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.wdsr_edge.backends import test_tensorrt_memory as memory
-from tests.wdsr_edge.backends import test_tensorrt_rtx as rtx
 from tests.wdsr_edge.backends import test_tensorrt_session as session
+from tests.wdsr_edge.backends.planted_in_contexts import kernels
 from tests.wdsr_edge.backends.schedules import Bugs, Code, by, schedules
-
-
-def kernels(onnx: Path, code: Code, folder: Path) -> None:
-    rtx.test_kernels_are_kept_for_the_next_session(onnx, code, folder / "kept" / "kernels.bin")
-    rtx.test_kernels_are_kept_after_the_first_frames_of_a_shape(onnx, code, folder / "first" / "kernels.bin")
-    rtx.test_kernels_that_are_refused_are_compiled_and_written_anew(onnx, code, folder / "stale" / "kernels.bin")
-    rtx.test_an_interrupted_writing_of_kernels_leaves_nothing(onnx, code, folder / "left" / "kernels.bin")
 
 
 def first_that_fails(onnx: Path, code: Code, folder: Path) -> None:
