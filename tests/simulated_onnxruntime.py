@@ -124,6 +124,9 @@ class OnnxRuntime:
         self.OrtValue = SimpleNamespace(ortvalue_from_shape_and_type=self._allocate)
         self.SessionOptions = SessionOptions
 
+    def set_default_logger_severity(self, severity: int) -> None:
+        assert severity in range(5)
+
     def get_available_providers(self) -> list[str]:
         return list(self.available)
 

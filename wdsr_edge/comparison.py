@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from ._errors import BackendError, BundleError, MissingExtraError
 from .backends import COMPILED, EngineReport, GpuOptions
@@ -81,6 +83,12 @@ def compare(
                     sr(frame_of_size(*size))
             except (BackendError, BundleError, MissingExtraError) as error:
                 found.append(Timed(choice, None, str(error), {}))
+                continue
+            except Exception as error:  # a bug, ours or an engine's, which is not to hide how the others do
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                where = f"{Path(place.filename).name}:{place.lineno}"
+                fault = f"{type(error).__name__} in {where}: {' '.join(str(error).split())[:500]}: please report it"
+                found.append(Timed(choice, None, fault, {}))
                 continue
             found.append(Timed(choice, golden, fault, {}))
             if not fault:

@@ -11,7 +11,7 @@ import pytest
 
 import wdsr_edge
 from tests.bundles import edit
-from wdsr_edge import Bundle, InputError
+from wdsr_edge import Bundle, InputError, comparison
 from wdsr_edge._files import user_cache
 from wdsr_edge.backends import installed
 from wdsr_edge.comparison import compare
@@ -119,6 +119,21 @@ def test_what_is_recorded_of_one_graph_does_not_stop_the_others(bundle: Bundle, 
     found = compare(bundle, (FP32, INT8), [(8, 8)], seconds=0)
     assert [bool(one.fault) for one in found] == [False, True]
     assert "int8-cpu" in found[1].fault or "golden frame" in found[1].fault
+
+
+def test_a_bug_in_one_way_does_not_hide_the_others(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = comparison.open_bundle
+
+    def failing(found: Bundle, choice: Choice, **options: Any) -> Any:
+        if choice == INT8:
+            raise TypeError("incompatible function arguments:\n 1. (self, int)")
+        return opened(found, choice, **options)
+
+    monkeypatch.setattr(comparison, "open_bundle", failing)
+    good, bad = compare(bundle, (FP32, INT8), [(8, 8)], seconds=0)
+    assert not good.fault
+    assert bad.fault.startswith("TypeError in test_speed.py:")
+    assert bad.fault.endswith(": incompatible function arguments: 1. (self, int): please report it")
 
 
 def test_an_engine_that_fails_on_a_size_is_not_timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.metadata
 import importlib.util
 import os
@@ -31,12 +33,14 @@ COMPILED: tuple[Backend, ...] = get_args(Library)
 BUILT_FOR_SHAPES: tuple[Backend, ...] = (*COMPILED, "onnxruntime-tensorrt")
 """Those that compile an engine for each new shape, so that there should be few."""
 
+_TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvinfer.so.11")
 _GPU_FILES = ("dev/nvidia[0-9]*", "dev/nvhost-gpu", "dev/nvgpu", "dev/dxg", "proc/driver/nvidia/gpus/*")
 
 
 def installed() -> list[Backend]:
-    """Backends whose package is installed, and for which there is a GPU if they need one, best first."""
-    return [backend for backend in BACKENDS if is_installed(backend) and (backend in ON_CPU or has_gpu())]
+    """Backends whose package is installed, and for which there is what else they need, a GPU above all, best first."""
+    found = [backend for backend in BACKENDS if is_installed(backend) and (backend in ON_CPU or has_gpu())]
+    return [backend for backend in found if backend != "onnxruntime-tensorrt" or _has_tensorrt_library()]
 
 
 def is_installed(backend: Backend) -> bool:
@@ -110,6 +114,15 @@ def _has_module(name: str) -> bool:
     """Whether it can be imported, and is not a bare folder of that name."""
     spec = importlib.util.find_spec(name)
     return spec is not None and spec.origin is not None
+
+
+def _has_tensorrt_library() -> bool:
+    """Whether ONNX Runtime's TensorRT provider has what it is linked to, which its package does not bring."""
+    for name in _TENSORRT_LIBRARIES:
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(name)
+            return True
+    return False
 
 
 def _distributions(module: str) -> list[str]:

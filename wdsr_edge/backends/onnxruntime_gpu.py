@@ -190,11 +190,14 @@ def _open(
         getattr(ort, "preload_dlls", lambda: None)()
     fault = printed.getvalue().partition("\n")[0]
     for first in range(len(providers)):
+        ort.set_default_logger_severity(4)  # what it says of libraries that it does not find is in the error as well
         try:
             # Its own fallback prints, and goes on without the provider.
             return ort.InferenceSession(onnx, options, providers=providers[first:], enable_fallback=False), fault
         except Exception as error:  # its exception types are private
             fault = _reason(error)
+        finally:
+            ort.set_default_logger_severity(2)  # its default
     return None, fault
 
 

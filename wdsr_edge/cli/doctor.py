@@ -121,24 +121,29 @@ def _try_apart(name: str, size: Size, seconds: float, device: int) -> dict[str, 
     from ..loading import find_bundle
 
     height, width = size
-    with tempfile.TemporaryDirectory(prefix="wdsr-edge-") as folder:
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "wdsr_edge", "doctor", "--self-test", "--json", "--output", "report.json"),
-                *("--model", str(find_bundle(name).absolute()), "--size", f"{width}x{height}"),
-                *("--seconds", str(seconds), "--device", str(device)),
-            ],
-            cwd=folder,
-            env=python_environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    command = [
+        *(sys.executable, "-m", "wdsr_edge", "doctor", "--self-test", "--json", "--output", "report.json"),
+        *("--model", str(find_bundle(name).absolute()), "--size", f"{width}x{height}"),
+        *("--seconds", str(seconds), "--device", str(device)),
+    ]
+    pipe, env, last = subprocess.PIPE, python_environment(), "it said nothing"
+    with (
+        tempfile.TemporaryDirectory(prefix="wdsr-edge-") as folder,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as said,
+        subprocess.Popen(command, cwd=folder, env=env, stdout=said, stderr=pipe, text=True) as child,
+    ):
+        assert child.stderr is not None
+        for line in child.stderr:
+            last = line.strip() or last
+            if last != "wrote report.json":
+                say(last)
+        child.wait()
+        said.seek(0)
+        document = said.read()
     try:
-        (found,) = loads(done.stdout)["models"].values()
+        (found,) = loads(document)["models"].values()
     except (ValueError, KeyError):
-        last = (done.stderr.strip() or "it said nothing").splitlines()[-1][:300]
-        return {"choices": [], "fault": f"a process that ended with {done.returncode}: {last}"}
+        return {"choices": [], "fault": f"a process that ended with {child.returncode}: {last[:300]}"}
     return dict(found)
 
 

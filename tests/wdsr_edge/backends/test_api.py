@@ -159,11 +159,31 @@ def test_what_is_taken_of_the_module_itself_is_a_class_that_releases_have() -> N
         assert releases == {*RELEASES} or (releases and name in some), name
 
 
+def test_names_that_are_made_up_at_run_time_are_those_of_the_tables() -> None:
+    found = set()
+    for module in OBJECTS:
+        for node in ast.walk(tree_of(module)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr"):
+                found.add((ast.unparse(node.args[0]), ast.unparse(node.args[1])))
+    assert found == {
+        ("trt.TilingOptimizationLevel", "_TILING[config.tiling]"),
+        ("trt.HardwareCompatibilityLevel", "_HARDWARE[config.hardware]"),
+        ("trt.ComputeCapability", "name"),
+        ("self._here", "'faults'"),
+    }
+
+
 def test_no_other_module_touches_tensorrt() -> None:
     ours = {Path(str(module.__file__)) for module in OBJECTS}
     for path in EVERY:
         for node in ast.walk(ast.parse(path.read_text())):
-            if path not in ours and isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("trt", "self._trt"):
+            if path in ours:
+                continue
+            if isinstance(node, ast.Assign):
+                assert ast.unparse(node.value) not in ("trt", "self._trt") or ast.unparse(node).count("self._trt") == 1
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value).startswith("open_library("):
+                assert node.attr == "__version__", f"{path.name}:{node.lineno}"
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("trt", "self._trt"):
                 assert node.attr == "__version__", f"{path.name}:{node.lineno}"
 
 

@@ -20,6 +20,7 @@ BUNDLE = Bundle.load(ZOO / "wdsr-b-1x32-x2")
 @pytest.fixture
 def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU on which every package is installed."""
+    monkeypatch.setattr("wdsr_edge.backends.choice._TENSORRT_LIBRARIES", ("libnothing.so", "libc.so.6"))
     monkeypatch.setattr("wdsr_edge.backends.choice.is_installed", lambda backend: True)
     monkeypatch.setattr("wdsr_edge.backends.choice.has_gpu", lambda: True)
 
@@ -51,6 +52,13 @@ def test_without_a_gpu_only_the_cpu_counts(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("wdsr_edge.backends.choice.is_installed", lambda backend: True)
     monkeypatch.setattr("wdsr_edge.backends.choice.has_gpu", lambda: False)
     assert installed() == list(ON_CPU)
+
+
+@pytest.mark.usefixtures("everything")
+def test_the_provider_that_wants_tensorrt_is_taken_only_where_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "onnxruntime-tensorrt" in installed()
+    monkeypatch.setattr("wdsr_edge.backends.choice._TENSORRT_LIBRARIES", ("libnothing.so",))
+    assert "onnxruntime-tensorrt" not in installed()
 
 
 @pytest.mark.usefixtures("everything")

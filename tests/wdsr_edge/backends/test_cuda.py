@@ -70,6 +70,13 @@ def test_each_is_called_with_as_many_arguments_as_it_takes() -> None:
             assert takes == 1, what
 
 
+def test_attributes_and_flags_are_known() -> None:
+    """Those here are compared with the installed release below."""
+    assert {*re.findall(r'"(cudaDevAttr\w+)"', SOURCES)} <= {member.name for member in Attribute}
+    used = {*re.findall(r"runtime\.(cuda\w+)", SOURCES)} - {"cudaDeviceAttr", "cudaMemcpyKind", "cudaStreamCaptureMode"}
+    assert used == {"cudaStreamNonBlocking", "cudaHostAllocMapped", "cudaEventBlockingSync"}
+
+
 def test_there_is_one_way_to_cuda() -> None:
     assert re.findall(r"getattr\([\w.]*runtime, (\w+)\)", SOURCES) == ["function"]
 
