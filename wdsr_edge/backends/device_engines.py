@@ -110,6 +110,7 @@ class DeviceEngines:
 
         found = self._cache.get(self._onnx, self._precision, config, self._builder, make, in_full=self._gpu.in_full)
         if found.built:
+            self._proven.pop(found.path, None)
             _LOG.info("built the %s in %.1f s: %s", what, found.seconds, found.built)
         if found.lighter:
             _LOG.warning(

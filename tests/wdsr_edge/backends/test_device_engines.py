@@ -211,6 +211,22 @@ def test_an_engine_is_proven_once_on_a_gpu(tmp_path: Path) -> None:
     assert reports[0].audit.convolutions == 6
 
 
+def test_an_engine_that_is_built_again_is_proven_again(tmp_path: Path) -> None:
+    tested: list[tuple[int, ...]] = []
+
+    def self_test(run: Any, shape: tuple[int, ...]) -> float | None:
+        tested.append(shape)
+        return 61.5
+
+    ask = engines(tmp_path, Workshop(), self_test=self_test)
+    for renew in (False, True, False):
+        plan = ask((1, 8, 9, 3))
+        plan.prove(lambda batch: batch)
+        if renew:
+            assert plan.renew("it is stale")
+    assert len(tested) == 2
+
+
 def test_an_engine_that_is_refused_is_not_proven(tmp_path: Path) -> None:
     def self_test(run: Any, shape: tuple[int, ...]) -> float | None:
         tested.append(shape)
