@@ -44,7 +44,7 @@ def run(
     from ..loading import zoo_names
 
     if self_test:
-        _self_test(model or zoo_names(), parse_size(size), output, seconds, device, json)
+        _self_test([*dict.fromkeys(model or zoo_names())], parse_size(size), output, seconds, device, json)
         return
     report = examine(device)
     if json:
