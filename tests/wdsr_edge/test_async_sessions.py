@@ -103,7 +103,7 @@ def test_the_engine_alone_is_timed_where_it_can_be() -> None:
 
 
 def test_a_gpu_takes_larger_windows() -> None:
-    frame = noise(4, 1500, 3)
+    frame = noise(4, 2500, 3)
     session, small = Late(), Nearest()
     with late(session) as sr:
         sr(frame)
