@@ -53,10 +53,10 @@ def load(
     ship with the package; a path with a separator, or to an existing directory, is a bundle.
 
     Where ``backend`` or ``precision`` is ``auto``, it is what ``wdsr-edge deploy``, ``compile`` or ``benchmark`` found
-    fastest for this bundle on this machine (kept in the user's cache, and only if it reproduced the golden frame); else
-    the first that opens of tensorrt, tensorrt-rtx, onnxruntime-cuda and onnxruntime-tensorrt, in FP16, onnxruntime and
-    openvino, in FP32. INT8 takes the form of the bundle that fits. ``tile``: core edge in LR pixels, ``"auto"``, or
-    None for whole frames.
+    fastest for this bundle on this machine and its first GPU (kept in the user's cache, and only if it reproduced the
+    golden frame); else the first that opens of tensorrt, tensorrt-rtx, onnxruntime-cuda and onnxruntime-tensorrt, in
+    FP16, onnxruntime and openvino, in FP32. INT8 takes the form of the bundle that fits. ``tile``: core edge in LR
+    pixels, ``"auto"``, or None for whole frames.
 
     ``device`` picks a GPU, as CUDA numbers them. An engine of TensorRT is compiled when a frame of a new size comes,
     which may take minutes, proven on the golden frame, and kept in ``cache_dir``, the user's cache by default;

@@ -131,20 +131,21 @@ def document_of(timed: Sequence[Timed]) -> list[dict[str, Any]]:
     ]
 
 
-def rows_of(timed: Sequence[Timed]) -> list[tuple[str, ...]]:
-    """A row for each size and way to run it: engine, precision, golden frame, and milliseconds."""
+def rows_of(choices: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """A row for each size and way to run it, of what ``document_of`` has, once through JSON or not."""
     return [
         (
-            f"{w}x{h}",
-            one.choice.backend,
-            one.choice.precision,
-            "" if one.golden_db is None else decibels(one.golden_db),
-            f"{latency.p50_ms:.2f}",
-            f"{latency.p99_ms:.2f}",
-            *(f"{found[h, w]:.2f}" if (h, w) in found else "" for found in (one.stream_ms, one.engine_ms)),
+            f"{size['width']}x{size['height']}",
+            one["backend"],
+            one["precision"],
+            "" if one["golden_db"] is None else decibels(float(one["golden_db"])),
+            *(
+                "" if size[key] is None else f"{size[key]:.2f}"
+                for key in ("p50_ms", "p99_ms", "stream_ms", "engine_ms")
+            ),
         )
-        for one in timed
-        for (h, w), latency in one.latency.items()
+        for one in choices
+        for size in one["sizes"]
     ]
 
 

@@ -130,7 +130,7 @@ def _compile_here(
         document = {"model": bundle.name, "choices": document_of(found.timed), "clocks": clocks}
         print_json({**document, "slower_int8": found.slower_int8, "advice": found.clocks.advice})
     else:
-        print_table(f"{bundle.name}, compiled and timed host to host", ROWS, rows_of(found.timed))
+        print_table(f"{bundle.name}, compiled and timed host to host", ROWS, rows_of(document_of(found.timed)))
         _print_engines(found.timed)
         read = ", ".join(f"{name} {value}" for name, value in clocks.items() if value)
         stdout.print(f"Clocks at work: {read or 'nothing here tells them'}", markup=False)

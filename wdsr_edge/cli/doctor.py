@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._files import check_folder, replacing
-from .benchmark import ROWS, document_of
-from .output import DeviceOption, JsonFlag, decibels, json_text, print_json, print_table, progress_bar, say, stdout
+from .benchmark import ROWS, document_of, rows_of
+from .output import DeviceOption, JsonFlag, json_text, print_json, print_table, progress_bar, say, stdout
 from .sizes import parse_size
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _self_test(models: list[str], size: Size, output: Path, seconds: float, devi
     if json:
         print_json(document)
     else:
-        rows = [(name, *row) for name, one in tried.items() for row in _rows(one)]
+        rows = [(name, *row) for name, one in tried.items() for row in rows_of(one["choices"])]
         print_table("Self-test, host to host", ("model", *ROWS), rows)
     for name, one in tried.items():
         for line in _faults(one):
@@ -151,24 +151,6 @@ def _faults(tried: dict[str, Any]) -> list[str]:
     """A line for each way in which a model does not run."""
     lines = [f"{one['backend']} {one['precision']}: {one['fault']}" for one in tried["choices"] if one["fault"]]
     return [*lines, *([tried["fault"]] if tried["fault"] else [])]
-
-
-def _rows(tried: dict[str, Any]) -> list[tuple[str, ...]]:
-    """As ``rows_of`` has them."""
-    return [
-        (
-            f"{size['width']}x{size['height']}",
-            one["backend"],
-            one["precision"],
-            "" if one["golden_db"] is None else decibels(float(one["golden_db"])),
-            *(
-                "" if size[key] is None else f"{size[key]:.2f}"
-                for key in ("p50_ms", "p99_ms", "stream_ms", "engine_ms")
-            ),
-        )
-        for one in tried["choices"]
-        for size in one["sizes"]
-    ]
 
 
 _SHORT = {"onnxruntime_providers": "provider"}
