@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import glob
 import os
+import re
 import shutil
 import stat
 import sys
@@ -15,6 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ._errors import InputError, require
+from ._exchange import heal, put, scratches
+
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|com[0-9\u00b9\u00b2\u00b3]|lpt[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.I
+)
+"""Names that mean a device on Windows, whatever their suffix."""
 
 
 @contextmanager
@@ -25,34 +31,47 @@ def replacing(path: str | os.PathLike[str], *, directory: bool = False) -> Itera
     """
     target = Path(path)
     name = target.name
-    if not name or name == ".." or "\0" in str(target) or len(os.fsencode(name)) > 255:
-        raise InputError(f"{str(path)[:100]!r} is no name for a file: choose another")
+    check_name(target)
     if target.is_dir() and not directory:
         raise InputError(f"{target} is a directory: name a file in it")
     scratch = _scratch(target.parent, f".{name[:64]}.", target)
-    fresh, old = scratch / name, scratch / f"{name[:200]}.old"
+    fresh = scratch / name
     try:
         if directory:
+            heal(target)
             fresh.mkdir()
         yield fresh
-        try:
-            if directory and target.exists():
-                target.rename(old)
-            fresh.rename(target)
-        except BaseException:
-            if old.exists() and not target.exists():
-                old.rename(target)
-            raise
+        put(fresh, target)
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def check_name(path: Path) -> None:
+    """InputError if no file or folder can have the name of ``path`` on this system."""
+    name = path.name
+    if not name or name == ".." or "\0" in str(path) or len(os.fsencode(name)) > 255:
+        raise InputError(f"{str(path)[:100]!r} is no name for a file: choose another")
+    if sys.platform == "win32" and any(map(_refused_by_windows, path.parts[path.anchor != "" :])):
+        raise InputError(f"{str(path)[:100]!r} is no name for a file on Windows: choose another")
+
+
+def is_device_name(name: str) -> bool:
+    """Whether ``name``, of a file, means a device on Windows: ``con``, ``NUL.png``, ``com1.onnx``."""
+    return _DEVICE.fullmatch(name) is not None
+
+
+def _refused_by_windows(name: str) -> bool:
+    """learn.microsoft.com/windows/win32/fileio/naming-a-file."""
+    unusual = any(letter in '<>:"/\\|?*' or letter < " " for letter in name)
+    return unusual or is_device_name(name) or (name[-1] in ". " and name not in (".", ".."))
+
+
 def sweep(paths: Iterable[Path]) -> None:
     """Remove what processes that were killed left of writing ``paths``; for a folder that only this one writes to."""
     for path in paths:
-        for scratch in path.parent.glob(f".{glob.escape(path.name[:64])}.*"):
+        for scratch in scratches(path):
             shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -77,12 +96,13 @@ def private_folder(path: str | os.PathLike[str]) -> Path:
     folder = Path(path)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-        if found.st_uid != os.getuid():
-            raise InputError(f"{folder} belongs to another user, who could put native code there: name another")
-        if stat.S_IMODE(found.st_mode) & 0o022 and any(folder.iterdir()):
-            raise InputError(f"others can write to {folder}, perhaps native code: remove what is in it")
-        folder.chmod(0o700)
+        if hasattr(os, "getuid"):  # Windows has neither owners nor modes here, but folders in a profile are its user's
+            found = folder.stat()
+            if found.st_uid != os.getuid():
+                raise InputError(f"{folder} belongs to another user, who could put native code there: name another")
+            if stat.S_IMODE(found.st_mode) & 0o022 and any(folder.iterdir()):
+                raise InputError(f"others can write to {folder}, perhaps native code: remove what is in it")
+            folder.chmod(0o700)
     except OSError as error:
         raise InputError(f"cannot keep engines in {folder}: {error.strerror}") from error
     return folder
@@ -90,16 +110,26 @@ def private_folder(path: str | os.PathLike[str]) -> Path:
 
 def read_regular(path: Path, most: int = -1) -> bytes:
     """What a file holds, ``most`` bytes of it at most; OSError for a pipe or a device, which could go on for ever."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
         return file.read(most)
 
 
 def user_cache() -> Path:
-    """``wdsr-edge`` in the user's cache folder (``$XDG_CACHE_HOME``, else ``~/.cache``)."""
+    """``wdsr-edge`` in ``$XDG_CACHE_HOME`` if that is set, else in the folder that the system has for caches.
+
+    That is ``~/.cache`` on Linux, ``~/Library/Caches`` on macOS and ``%LOCALAPPDATA%`` on Windows.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(named) / "wdsr-edge"
+    if sys.platform in ("win32", "darwin"):
+        import platformdirs
+
+        return platformdirs.user_cache_path("wdsr-edge", appauthor=False)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wdsr-edge"
+        return Path.home() / ".cache" / "wdsr-edge"
     except RuntimeError as error:
         raise InputError("there is no home folder to keep a cache in: set XDG_CACHE_HOME") from error
 

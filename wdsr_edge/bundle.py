@@ -30,7 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import BundleError, InputError
-from ._files import check_folder, replacing
+from ._exchange import heal
+from ._files import check_folder, is_device_name, replacing
 from .config import ModelConfig
 from .onnx_reader import OnnxSummary, read_onnx
 
@@ -45,7 +46,7 @@ MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 GOLDEN_LR, GOLDEN_SR = "golden/lr.png", "golden/sr.png"
 
-_NAME = re.compile(r"(golden/)?[a-z0-9][a-z0-9._-]{0,99}")
+_NAME = re.compile(r"(golden/)?[a-z0-9]([a-z0-9._-]{0,98}[a-z0-9_-])?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RESERVED = frozenset({"format_version", "name", "config", "files"})
 _LARGEST_MANIFEST, _LARGEST_FILE, _LARGEST_GOLDEN = 1 << 20, 1 << 28, 1 << 22
@@ -192,7 +193,7 @@ def check_target(path: str | os.PathLike[str]) -> Path:
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
-    if not os.path.isdir(directory):
+    if not os.path.isdir(directory) and not heal(directory):
         raise BundleError(f"{directory}: no such bundle directory")
     try:
         manifest = json.loads(_read_file(directory, MANIFEST, _LARGEST_MANIFEST), parse_constant=_no_number)
@@ -205,7 +206,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     if not isinstance(files, dict) or "config" not in manifest:
         raise BundleError(f"{directory}: {MANIFEST} lacks files or config")
     for name, digest in files.items():
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name) or is_device_name(os.path.basename(name)):
             raise BundleError(f"{directory}: file name {name[:100]!r} is refused: plain names only")
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
             raise BundleError(f"{directory}: {name} has no sha256 in {MANIFEST}")
@@ -218,20 +219,28 @@ def _no_number(word: str) -> None:
 
 
 def _read_file(directory: Path, name: str, largest: int) -> bytes:
-    """A regular file inside ``directory``, never through a link."""
+    """A regular file inside ``directory``, never through a link: a bundle from elsewhere must not name other files."""
     path = directory / name
-    if path.parent != directory and path.parent.is_symlink():
-        raise BundleError(f"{directory}: {path.parent.name} is a link, which is refused")
+    for part in (path.parent, path) if path.parent != directory else (path,):
+        if _is_link(part):
+            raise BundleError(
+                f"{directory}: {part.relative_to(directory).as_posix()} is a link, which is refused: copy the bundle "
+                "with its files (cp -rL; from the Hugging Face Hub, download it with --local-dir)"
+            )
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        with open(
-            os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)), "rb"
-        ) as file:
+        with open(path, "rb", opener=lambda place, mode: os.open(place, mode | flags)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > largest:
                 raise BundleError(f"{directory}: {name} is no regular file of at most {largest >> 20} MiB")
             return file.read(largest)
     except OSError as error:
         raise BundleError(f"{directory}: {name} cannot be read ({error.strerror})") from error
+
+
+def _is_link(path: Path) -> bool:
+    """Also a junction of Windows, which Python can tell since 3.12."""
+    return path.is_symlink() or bool(getattr(os.path, "isjunction", lambda path: False)(path))
 
 
 def _check_contract(summary: OnnxSummary, config: ModelConfig, io: Io) -> None:

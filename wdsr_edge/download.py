@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
+import re
 import shutil
 import time
 import urllib.error
@@ -22,6 +24,8 @@ ATTEMPTS = 5
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0
+_MEMBER = re.compile(r"\w[\w.-]*")
+"""No name with a drive or a backslash, which Windows would follow."""
 
 OnBytes = Callable[[str, int, int], None]
 """Told what is done, and how many bytes of how many."""
@@ -149,7 +153,7 @@ def _fetch(url: str, part: Path, archive: Archive, on_bytes: OnBytes) -> None:
     if _size(part) > archive.size:
         part.unlink()
         raise InputError(f"{url} is larger than the {archive.size} bytes it should have: removed")
-    part.rename(part.with_name(archive.name))
+    os.replace(part, part.with_name(archive.name))
 
 
 def _fetch_some(url: str, part: Path, have: int, archive: Archive, on_bytes: OnBytes) -> None:
@@ -185,7 +189,7 @@ def _unpack(path: Path, folder: Path, archive: Archive, on_bytes: OnBytes) -> No
             total, done = sum(member.file_size for member in members), 0
             for member in members:
                 inside = PurePosixPath(member.filename)
-                if str(inside.parent) != archive.folder or inside.name in ("", ".."):
+                if str(inside.parent) != archive.folder or not _MEMBER.fullmatch(inside.name):
                     raise InputError(f"{path}: {member.filename!r} does not lie in {archive.folder}")
                 with file.open(member) as packed, open(fresh / inside.name, "wb") as image:
                     shutil.copyfileobj(packed, image, _CHUNK)

@@ -36,7 +36,7 @@ def main() -> None:
 def oldest() -> list[tuple[str, str]]:
     """The lowest releases that pyproject.toml promises to work with, for a device."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    names = ("numpy", "pillow", "rich", "typer", "onnxruntime")
+    names = ("filelock", "numpy", "pillow", "platformdirs", "rich", "typer", "onnxruntime")
     return [(name, re.findall(rf'"{name}>=([\d.]+)"', project)[0]) for name in names]
 
 

@@ -292,6 +292,26 @@ def test_a_symlinked_folder_is_not_followed(bundle: Path) -> None:
     refused(bundle, "golden")
 
 
+def test_a_bundle_made_of_links_says_so_and_what_to_do(bundle: Path) -> None:
+    """As in the cache of the Hugging Face Hub."""
+    blobs = bundle.parent / "blobs"
+    blobs.mkdir()
+    for file in [file for file in bundle.rglob("*") if file.is_file()]:
+        shutil.move(file, blobs / file.name)
+        file.symlink_to(os.path.relpath(blobs / file.name, file.parent))
+    refused(
+        bundle, r"manifest.json is a link, which is refused: copy the bundle with its files \(cp -rL; .*--local-dir"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["con.onnx", "nul", "golden/aux.png", "com1.onnx", "fp32.onnx.", "a\\b.onnx", "c:b.onnx"]
+)
+def test_a_name_that_windows_takes_for_something_else(name: str, bundle: Path) -> None:
+    edit(bundle, lambda manifest: manifest["files"].__setitem__(name, "0" * 64))
+    refused(bundle, "plain names only")
+
+
 @pytest.mark.parametrize("name", [MANIFEST, "fp32.onnx", GOLDEN_LR])
 def test_a_fifo_does_not_hang(name: str, bundle: Path) -> None:
     (bundle / name).unlink()

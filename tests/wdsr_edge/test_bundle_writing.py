@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.bundles import CONFIG, FILES, contents, files_of
-from wdsr_edge import Bundle, InputError, WdsrError
+from wdsr_edge import Bundle, InputError, WdsrError, _exchange
 from wdsr_edge.bundle import MANIFEST, write_bundle
 
 
@@ -68,22 +70,32 @@ def test_a_full_disk_leaves_the_old_bundle(bundle: Path, monkeypatch: pytest.Mon
 def test_a_failure_between_the_two_renames_leaves_the_old_bundle(
     error: BaseException, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where the system cannot exchange two folders at once."""
     before, files = contents(bundle), files_of(bundle)
-    real = Path.rename
+    real = os.rename
 
-    def fail(self: Path, target: Path) -> Path:
-        if Path(target) == bundle and (self / MANIFEST).is_file() and not bundle.exists() and not failed:
-            failed.append(self)
+    def fail(source: Path, target: Path) -> None:
+        if Path(target) == bundle and (Path(source) / MANIFEST).is_file() and not bundle.exists() and not failed:
+            failed.append(source)
             raise error
-        return real(self, target)
+        real(source, target)
 
     failed: list[Path] = []
-    monkeypatch.setattr(Path, "rename", fail)
+    monkeypatch.setattr(_exchange, "swap", lambda one, other: False)
+    monkeypatch.setattr(os, "rename", fail)
     with pytest.raises((OSError, WdsrError, KeyboardInterrupt)):
         write_bundle(bundle, CONFIG, files, {})
     assert failed
     assert bundle.is_dir()
     assert contents(bundle) == before
+
+
+def test_a_bundle_that_a_killed_process_had_moved_away_is_found(bundle: Path) -> None:
+    scratch = bundle.parent / f".{bundle.name}.abc"
+    scratch.mkdir()
+    bundle.rename(scratch / f"{bundle.name}.old")
+    os.utime(scratch, (time.time() - 10,) * 2)
+    assert Bundle.load(bundle).config == CONFIG
 
 
 def test_an_empty_directory_is_filled(good: Path, tmp_path: Path) -> None:

@@ -157,7 +157,10 @@ def test_another_file_is_refused_and_removed(tmp_path: Path, server: Server, cha
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["../0801.png", "DIV2K_valid_HR/../../0801.png", "/tmp/0801.png", "0801.png"])
+NAMES = [r"DIV2K_valid_HR/..\..\0801.png", "DIV2K_valid_HR/C:0801.png", "DIV2K_valid_HR/.."]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "../0801.png", "DIV2K_valid_HR/../../0801.png", "/tmp/0801.png", "0801.png"])
 def test_a_member_outside_of_the_folder_is_refused(tmp_path: Path, server: Server, name: str) -> None:
     server.data = packed("DIV2K_valid_HR/0801.png", name)
     with pytest.raises(InputError, match="does not lie in DIV2K_valid_HR"):

@@ -8,7 +8,6 @@ engine, its layers, and ``entry.json``, which says both in full and has the chec
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -225,11 +224,13 @@ class EngineCache:
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         """Alone with one entry, among threads and processes; the system lets go for a process that is killed."""
-        with open(self.folder / f".lock-{name}", "wb") as file:
+        from filelock import FileLock
+
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError as error:  # some network file systems have no locks
-                _LOG.warning("%s cannot be locked (%s): an engine may be built twice", self.folder, error.strerror)
+                stack.enter_context(FileLock(self.folder / f".lock-{name}"))
+            except (OSError, NotImplementedError) as error:  # some network file systems have no locks
+                _LOG.warning("%s cannot be locked (%s): an engine may be built twice", self.folder, error)
             yield
 
 

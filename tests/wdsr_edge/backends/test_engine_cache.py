@@ -340,4 +340,4 @@ def test_without_locks_it_goes_on_and_says_so(
     build = Workshop()
     get(EngineCache(tmp_path), build)
     assert get(EngineCache(tmp_path), build).built == ""
-    assert "cannot be locked (No locks available): an engine may be built twice" in caplog.text
+    assert "cannot be locked ([Errno 37] No locks available): an engine may be built twice" in caplog.text

@@ -1,0 +1,98 @@
+"""What names a file may have, and where caches lie, on each system."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import platformdirs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wdsr_edge import InputError
+from wdsr_edge._files import is_device_name, replacing, user_cache
+
+DEVICES = ["con", "CON", "nul.png", "Aux.tar.gz", "com1", "COM9.onnx", "lpt1.txt", "prn .png", "conin$", "com¹.png"]
+REFUSED = [*DEVICES, "a:b.png", "a?.png", "a*b", 'a"b', "a<b", "a|b", "a.", "a ", "a\tb", "a\\b"]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_windows_refuses_what_linux_takes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with replacing(tmp_path / name) as fresh:
+        fresh.write_bytes(b"x")
+    assert (tmp_path / name).read_bytes() == b"x"
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(InputError, match="on Windows"), replacing(tmp_path / name):
+        pass
+
+
+def test_windows_refuses_a_device_as_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(InputError, match="on Windows"), replacing(tmp_path / "aux" / "x.png"):
+        pass
+    with replacing(tmp_path / ".." / tmp_path.name / "x.png") as fresh:
+        fresh.write_bytes(b"x")
+
+
+@given(
+    name=st.sampled_from(["con", "nul", "com1", "lpt9"]), suffix=st.text("abc.XYZ1", max_size=8), upper=st.booleans()
+)
+def test_a_device_is_one_whatever_its_suffix(name: str, suffix: str, upper: bool) -> None:
+    name = name.upper() if upper else name
+    assert is_device_name(f"{name}.{suffix}")
+    assert is_device_name(name)
+    assert not is_device_name(f"{name}x{suffix}")
+    assert not is_device_name(f"x{name}.{suffix}")
+
+
+def test_a_file_in_use_is_tried_again_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = os.replace, []
+
+    def replace(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) < 3:
+            raise PermissionError(13, "Access is denied")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(InputError, match="Access is denied"), replacing(tmp_path / "a") as fresh:
+        fresh.write_bytes(b"x")
+    calls.clear()
+    monkeypatch.setattr(sys, "platform", "win32")
+    with replacing(tmp_path / "a") as fresh:
+        fresh.write_bytes(b"y")
+    assert (tmp_path / "a").read_bytes() == b"y"
+
+
+def test_caches_lie_where_the_system_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert user_cache().name == "wdsr-edge"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_cache() == tmp_path / ".cache" / "wdsr-edge"
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name, appauthor: Path("C:/Local") / name)
+    for system in ("win32", "darwin"):
+        monkeypatch.setattr(sys, "platform", system)
+        assert user_cache() == Path("C:/Local/wdsr-edge")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache() == tmp_path / "wdsr-edge"
+
+
+@pytest.mark.parametrize("system", ["Windows", "MacOS", "Unix"])
+def test_platformdirs_agrees(system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that Linux has nothing else, where we do not ask it."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "AppData" / "Local"))
+    module = importlib.import_module(f"platformdirs.{system.lower()}")
+    if system == "Windows":  # its registry and its DLL are not here
+        monkeypatch.setattr(module, "_RESOLVE_WIN_FOLDER", module.get_win_folder_from_env_vars)
+    found = getattr(module, system)("wdsr-edge", appauthor=False).user_cache_path
+    places = {
+        "Windows": tmp_path / "AppData" / "Local" / "wdsr-edge" / "Cache",
+        "MacOS": tmp_path / "Library" / "Caches" / "wdsr-edge",
+        "Unix": tmp_path / ".cache" / "wdsr-edge",
+    }
+    assert found == places[system]
