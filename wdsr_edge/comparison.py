@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from ._errors import BackendError, BundleError, MissingExtraError
-from .backends import COMPILED, EngineReport, GpuOptions
+from .backends import COMPILED, EngineReport, GpuOptions, thread_count
 from .bundle import Bundle
 from .gates import check_golden
 from .images import Rgb
@@ -62,6 +62,7 @@ def compare(
     *,
     tile: Tile = "auto",
     gpu: GpuOptions | None = None,
+    threads: int | None = None,
     warmup: int = 3,
     seconds: float = 2.0,
     on_step: Callable[[], None] = lambda: None,
@@ -69,15 +70,16 @@ def compare(
     """Open ``bundle`` in each way of ``among``, and time those that reproduce its golden frame.
 
     They take turns on each size (LR height, width), ``seconds`` each, so that a machine that slows down slows all.
+    ``threads`` as in ``load``.
     """
-    gpu = gpu or GpuOptions()
+    gpu, threads = gpu or GpuOptions(), thread_count(threads) or None
     reports: dict[Choice, list[EngineReport]] = {choice: [] for choice in among}
     with ExitStack() as stack:
         opened, found = {}, []
         for choice in among:
             options = replace(gpu, on_report=reports[choice].append)
             try:
-                sr = stack.enter_context(open_bundle(bundle, choice, tile=tile, gpu=options))
+                sr = stack.enter_context(open_bundle(bundle, choice, tile=tile, gpu=options, threads=threads))
                 golden, fault = _check(bundle, choice, sr)
                 for size in sizes if not fault else ():
                     sr(frame_of_size(*size))

@@ -23,6 +23,7 @@ from .backends import (
     check_backend,
     installed,
     open_session,
+    thread_count,
 )
 from .backends.device_engines import read_beside
 from .bundle import MANIFEST, Bundle, Precision
@@ -46,6 +47,7 @@ def load(
     engine: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     allow_cpu: bool = False,
+    threads: int | None = None,
 ) -> SuperResolver:
     """A ready SuperResolver for a zoo model (``"wdsr-b-3x32-x2"``) or a bundle directory.
 
@@ -63,9 +65,16 @@ def load(
     ``wdsr-edge compile`` does that beforehand. ``engine`` is a file with a compiled engine instead, for frames of the
     sizes that it takes: native code, so name only one that you have compiled. ``allow_cpu`` lets ONNX Runtime leave to
     the CPU what its GPU providers cannot do.
+
+    ``threads`` is how many threads a CPU backend computes with: 1 to 1024, or None for what the environment variable
+    WDSR_EDGE_THREADS says, else as many as the backend takes, one for each core. With small frames, or several
+    processes on one machine, 1 is often fastest. Where this number of threads was timed (``benchmark --threads``),
+    ``auto`` goes by that. GPU backends do not use it.
+
     Raises InputError for a bad argument or an unknown name, BundleError for a bundle that is damaged or hostile,
     BackendError or MissingExtraError if no engine takes it.
     """
+    thread_count(threads)
     bundle = Bundle.load(find_bundle(path_or_name))
     gpu = GpuOptions(
         device,
@@ -75,7 +84,7 @@ def load(
     )
     if gpu.engine is not None and precision == "auto":
         precision = precision_of(gpu.engine)
-    found = candidates(bundle, backend, precision)
+    found = candidates(bundle, backend, precision, threads=threads)
     tried = [choice for choice in found if _fits(choice, gpu)]
     if not tried:
         raise InputError(
@@ -83,19 +92,23 @@ def load(
         )
     for choice in tried[:-1] if backend == "auto" else ():
         try:
-            return open_bundle(bundle, choice, tile=tile, gpu=gpu)
+            return open_bundle(bundle, choice, tile=tile, gpu=gpu, threads=threads)
         except (BackendError, MissingExtraError) as error:
             _LOG.warning("%s in %s is not used: %s", choice.backend, choice.precision, error)
-    return open_bundle(bundle, tried[-1 if backend == "auto" else 0], tile=tile, gpu=gpu)
+    return open_bundle(bundle, tried[-1 if backend == "auto" else 0], tile=tile, gpu=gpu, threads=threads)
 
 
 def candidates(
-    bundle: Bundle, backend: Backend = "auto", precision: Precision | Literal["auto"] = "auto"
+    bundle: Bundle,
+    backend: Backend = "auto",
+    precision: Precision | Literal["auto"] = "auto",
+    *,
+    threads: int | None = None,
 ) -> tuple[Choice, ...]:
     """What ``load`` tries, best first; InputError or BackendError if there is no such thing."""
     check_backend(backend)
     among = choices(bundle, backend, precision)
-    best = fastest(bundle, among)
+    best = fastest(bundle, among, threads=thread_count(threads))
     if among:
         return (best, *(choice for choice in among if choice != best)) if best else among
     engine = (installed() if backend == "auto" else [backend])[0]  # its package is missing, or its GPU: opening it says
@@ -106,17 +119,25 @@ def candidates(
     return (choice,)
 
 
-def open_bundle(bundle: Bundle, choice: Choice, *, tile: Tile = "auto", gpu: GpuOptions | None = None) -> SuperResolver:
-    """``bundle`` in one engine and precision that ``choices`` names."""
+def open_bundle(
+    bundle: Bundle,
+    choice: Choice,
+    *,
+    tile: Tile = "auto",
+    gpu: GpuOptions | None = None,
+    threads: int | None = None,
+) -> SuperResolver:
+    """``bundle`` in one engine and precision that ``choices`` names; ``threads`` as in ``load``."""
 
     def open_float_session() -> Session:
         onnx = bundle.onnx("fp32", "float32")
         plain = dataclasses.replace(others, config=None)
-        return open_session(choice.backend, onnx, gpu=plain, self_test=golden_test(bundle, "fp32"))
+        test = golden_test(bundle, "fp32")
+        return open_session(choice.backend, onnx, gpu=plain, self_test=test, threads=count)
 
-    gpu = gpu or GpuOptions()
+    gpu, count = gpu or GpuOptions(), thread_count(threads) or None
     others = dataclasses.replace(gpu, engine=None, in_full=False, on_report=lambda report: None)
-    session = _open(bundle, choice, gpu, passing=lambda shape: _passing(bundle, choice, others, shape))
+    session = _open(bundle, choice, gpu, count, passing=lambda shape: _passing(bundle, choice, others, shape))
     fixed = choice.backend in BUILT_FOR_SHAPES and gpu.engine is None
     return SuperResolver(
         session,
@@ -133,12 +154,14 @@ def _open(
     bundle: Bundle,
     choice: Choice,
     gpu: GpuOptions,
+    threads: int | None = None,
     passing: Callable[[tuple[int, ...]], Sequence[str]] = lambda shape: (),
 ) -> Session:
     """A session whose compiled engines prove themselves; CUDA's provider, which has none, does so at once."""
     graph = graph_of(choice)
     test = golden_test(bundle, graph, passing)
-    session = open_session(choice.backend, bundle.onnx(graph), choice.precision, gpu=gpu, self_test=test)
+    onnx = bundle.onnx(graph)
+    session = open_session(choice.backend, onnx, choice.precision, gpu=gpu, self_test=test, threads=threads)
     if choice.backend == "onnxruntime-cuda":
         try:
             test(session.run, (1, *bundle.golden()[0].shape))

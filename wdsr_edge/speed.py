@@ -54,27 +54,42 @@ def choices(
     )
 
 
-def remember(bundle: Bundle, p50_ms: Mapping[Choice, float]) -> None:
-    """Keep what was measured of ``bundle`` on this machine; InputError if the cache cannot be written."""
+def remember(bundle: Bundle, p50_ms: Mapping[Choice, float], *, threads: int = 0) -> None:
+    """Keep what was measured of ``bundle`` on this machine with so many threads; 0 is as many as a backend takes.
+
+    Raises InputError if the cache cannot be written.
+    """
     entries = [{"backend": c.backend, "precision": c.precision, "p50_ms": ms} for c, ms in p50_ms.items()]
-    with replacing(_file(bundle)) as fresh:
+    with replacing(_file(bundle, threads)) as fresh:
         fresh.write_text(json.dumps({"model": bundle.name, "measured": entries}, indent=2) + "\n", encoding="utf-8")
 
 
-def fastest(bundle: Bundle, among: tuple[Choice, ...]) -> Choice | None:
-    """The fastest of ``among`` as ``remember`` was told; None if nothing of them was measured here."""
+def fastest(bundle: Bundle, among: tuple[Choice, ...], *, threads: int = 0) -> Choice | None:
+    """The fastest of ``among`` as ``remember`` was told; None if nothing of them was measured here.
+
+    What was measured with so many ``threads`` counts; else what was measured with as many as a backend takes.
+    """
+    for count in dict.fromkeys((threads, 0)):
+        times = _measured(_file(bundle, count))
+        known = [choice for choice in among if choice in times]
+        if known:
+            return min(known, key=times.__getitem__)
+    return None
+
+
+def _measured(file: Path) -> dict[Choice, float]:
+    """What ``remember`` wrote: p50 in ms of each choice; nothing if the file is not there or damaged."""
     try:
-        measured = json.loads(_file(bundle).read_text(encoding="utf-8"))["measured"]
-        times = {Choice(entry["backend"], entry["precision"]): float(entry["p50_ms"]) for entry in measured}
+        measured = json.loads(file.read_text(encoding="utf-8"))["measured"]
+        return {Choice(entry["backend"], entry["precision"]): float(entry["p50_ms"]) for entry in measured}
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None
-    known = [choice for choice in among if choice in times]
-    return min(known, key=times.__getitem__) if known else None
+        return {}
 
 
-def _file(bundle: Bundle) -> Path:
-    """For these very files, this machine and these versions of the engines."""
+def _file(bundle: Bundle, threads: int) -> Path:
+    """For these very files, this machine, these versions of the engines and so many threads."""
     files = sorted(bundle.manifest["files"].items())
     engines = [(engine, version(engine)) for engine in installed()]
     key = hashlib.sha256(json.dumps([files, platform.node(), platform.machine(), engines]).encode()).hexdigest()
-    return user_cache() / "speed" / f"{key[:32]}.json"
+    suffix = f"-{threads}" if threads else ""
+    return user_cache() / "speed" / f"{key[:32]}{suffix}.json"

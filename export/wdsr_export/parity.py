@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from wdsr_edge._errors import InputError, require
-from wdsr_edge.backends import ON_CPU, Backend, Session, installed, open_session
+from wdsr_edge.backends import ON_CPU, Backend, Session, installed, open_session, thread_count
 from wdsr_edge.backends.onnxruntime import OnnxRuntimeSession
 from wdsr_edge.bundle import Bundle, Graph
 from wdsr_edge.evaluation import Upscale
@@ -85,21 +85,28 @@ def check_parity(
     return Parity(graph, engine, images, total, False, diagnosis=diagnosis, tried=tried)
 
 
-def verify(model: EDSR | WDSR, source: str | os.PathLike[str], frames: Mapping[str, Rgb]) -> list[Parity]:
+def verify(
+    model: EDSR | WDSR,
+    source: str | os.PathLike[str],
+    frames: Mapping[str, Rgb],
+    *,
+    threads: int | None = None,
+) -> list[Parity]:
     """Parity of every uint8 graph of a bundle (a directory or a zoo name) in every engine here, or of one ONNX file.
 
     An ONNX file may be any graph with one input and one output, uint8 NHWC or float32 NCHW in [0, 1]: that is how a
-    file made elsewhere is compared. Raises InputError, BundleError or BackendError.
+    file made elsewhere is compared. ``threads`` as in ``wdsr_edge.load``. Raises InputError, BundleError or
+    BackendError.
     """
     if Path(source).is_file():
-        return [check_parity(model, _foreign_graph(Path(source)), frames, "fp32")]
+        return [check_parity(model, _foreign_graph(Path(source), threads), frames, "fp32")]
     bundle = Bundle.load(find_bundle(source))
     if bundle.config.scale != model.config.scale:
         raise InputError(f"{bundle.path} enlarges x{bundle.config.scale}, {model.config.name} not: another model?")
     found = [
         parity
         for graph in bundle.graphs
-        for parity in parities(model, graph, bundle.onnx(graph), frames, golden_gate(graph, bundle.manifest))
+        for parity in parities(model, graph, bundle.onnx(graph), frames, golden_gate(graph, bundle.manifest), threads)
     ]
     if not found:
         raise InputError(f"{bundle.path} holds no graph to verify")
@@ -107,7 +114,12 @@ def verify(model: EDSR | WDSR, source: str | os.PathLike[str], frames: Mapping[s
 
 
 def parities(
-    model: EDSR | WDSR, graph: Graph, onnx: bytes, frames: Mapping[str, Rgb], golden: Gate
+    model: EDSR | WDSR,
+    graph: Graph,
+    onnx: bytes,
+    frames: Mapping[str, Rgb],
+    golden: Gate,
+    threads: int | None = None,
 ) -> Iterator[Parity]:
     """``check_parity`` of one of a bundle's graphs in each engine here that can run it.
 
@@ -115,7 +127,7 @@ def parities(
     """
     lr = golden_frame()
     expected = reference(model)(lr)
-    for engine, session in sessions(graph, onnx):
+    for engine, session in sessions(graph, onnx, threads):
         with SuperResolver(session, model.config, open_float_session=no_float_session) as sr:
             found = check_parity(model, sr, frames, graph, None if graph in GATES else ANY, engine=engine)
             apart = difference(sr(lr), expected)
@@ -126,15 +138,15 @@ def parities(
             yield found
 
 
-def sessions(graph: Graph, onnx: bytes) -> Iterator[tuple[Backend, Session]]:
+def sessions(graph: Graph, onnx: bytes, threads: int | None = None) -> Iterator[tuple[Backend, Session]]:
     """Each engine on the CPU with ``graph``; TensorRT's INT8 in ONNX Runtime alone, node by node as TensorRT has it.
 
     Engines on a GPU, which would be compiled for each photo's size, are proven by the golden frame when they are timed.
     """
     if graph == "int8":
-        yield "onnxruntime", OnnxRuntimeSession(onnx, fuse_int8=False)
+        yield "onnxruntime", OnnxRuntimeSession(onnx, threads=thread_count(threads), fuse_int8=False)
     else:
-        yield from ((engine, open_session(engine, onnx)) for engine in installed() if engine in ON_CPU)
+        yield from ((engine, open_session(engine, onnx, threads=threads)) for engine in installed() if engine in ON_CPU)
 
 
 def no_float_session() -> Session:
@@ -142,11 +154,13 @@ def no_float_session() -> Session:
     raise InputError("this graph takes uint8 frames")
 
 
-def _foreign_graph(path: Path) -> Upscale:
+def _foreign_graph(path: Path, threads: int | None) -> Upscale:
     """An ONNX file of unknown origin as a function of a uint8 frame."""
     ort = require("onnxruntime", "onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = thread_count(threads)
     try:
-        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         (lr,), (sr,) = session.get_inputs(), session.get_outputs()
     except Exception as error:  # its exception types are private
         raise InputError(

@@ -15,6 +15,7 @@ from .choice import (
     version,
 )
 from .device import EngineReport, GpuOptions, SelfTest
+from .threads import thread_count
 
 __all__ = [
     "BACKENDS",
@@ -32,5 +33,6 @@ __all__ = [
     "installed",
     "is_installed",
     "open_session",
+    "thread_count",
     "version",
 ]

@@ -16,6 +16,7 @@ from .base import Session
 from .device import GpuOptions, SelfTest
 from .engine_config import Library
 from .tensorrt_library import MODULES
+from .threads import thread_count
 
 Backend = Literal[
     "auto", "tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime", "openvino"
@@ -72,7 +73,11 @@ def has_gpu(root: Path = Path("/")) -> bool:
 
 
 def check_backend(backend: Backend) -> None:
-    """InputError if there is no such backend; BackendError if it is ``auto`` and nothing is installed."""
+    """InputError if there is no such backend, or WDSR_EDGE_THREADS is not a number of threads.
+
+    BackendError if it is ``auto`` and nothing is installed.
+    """
+    thread_count()
     if backend not in get_args(Backend):
         raise InputError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     if backend == "auto" and not installed():
@@ -86,20 +91,22 @@ def open_session(
     *,
     gpu: GpuOptions | None = None,
     self_test: SelfTest | None = None,
+    threads: int | None = None,
 ) -> Session:
     """``onnx``, a graph in ``precision``, in a session of ``backend``.
 
-    ``self_test`` proves a compiled engine before its first frame. Raises BackendError or MissingExtraError.
+    ``self_test`` proves a compiled engine before its first frame. ``threads`` bounds a CPU backend, by default to what
+    WDSR_EDGE_THREADS says. Raises BackendError, MissingExtraError, or InputError for ``threads``.
     """
     gpu = gpu or GpuOptions()
     if backend == "openvino":
         from .openvino import OpenVinoSession
 
-        return OpenVinoSession(onnx)
+        return OpenVinoSession(onnx, threads=thread_count(threads))
     if backend == "onnxruntime":
         from .onnxruntime import OnnxRuntimeSession
 
-        return OnnxRuntimeSession(onnx)
+        return OnnxRuntimeSession(onnx, threads=thread_count(threads))
     if backend in COMPILED:
         from .device_engines import open_device_session
 

@@ -16,6 +16,7 @@ from .output import (
     DeviceOption,
     JsonFlag,
     PrecisionOption,
+    ThreadsOption,
     decibels,
     print_json,
     print_table,
@@ -39,13 +40,14 @@ def run(
     warmup: Annotated[int, typer.Option(min=0, help="Calls that do not count.")] = 3,
     tile: Annotated[int, typer.Option(min=0, help="Core edge in LR pixels; 0 is automatic.")] = 0,
     device: DeviceOption = 0,
+    threads: ThreadsOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Time frames host to host, uint8 array in and out, in every engine here and every precision that suits it.
 
     Each is first checked against the bundle's golden frame. Unless the choice was narrowed, or another GPU than the
-    first was named, the fastest is remembered, and is what auto then means for this bundle on this machine. FP16 on a
-    CPU is timed if asked for.
+    first was named, the fastest is remembered, and is what auto then means for this bundle on this machine (with
+    --threads: for that many). FP16 on a CPU is timed if asked for.
     """
     from ..backends import GpuOptions
     from ..comparison import compare
@@ -53,7 +55,7 @@ def run(
 
     sizes = [parse_size(text) for text in dict.fromkeys(size or ("480x270", "960x540", "1280x720"))]
     bundle = Bundle.load(find_bundle(model))
-    among = candidates(bundle, backend, precision)  # type: ignore[arg-type]
+    among = candidates(bundle, backend, precision, threads=threads)  # type: ignore[arg-type]
     with progress_bar() as bar:
         task = bar.add_task("benchmark", total=len(sizes))
         timed = compare(
@@ -62,6 +64,7 @@ def run(
             sizes,
             tile=tile or "auto",
             gpu=GpuOptions(device),
+            threads=threads,
             warmup=warmup,
             seconds=seconds,
             on_step=lambda: bar.advance(task),
@@ -70,7 +73,7 @@ def run(
     if all(one.fault for one in timed):
         raise BackendError(f"nothing could be timed: {timed[0].fault}")
     if backend == precision == "auto" and not tile and not device:
-        keep_fastest(bundle, timed)
+        keep_fastest(bundle, timed, threads=threads)
     if json:
         print_json({"model": bundle.name, "choices": document_of(timed)})
         return
@@ -98,12 +101,13 @@ def say_faults(timed: Sequence[Timed]) -> None:
             say(f"{one.choice.backend} {one.choice.precision} was not timed: {one.fault}")
 
 
-def keep_fastest(bundle: Bundle, timed: Sequence[Timed]) -> None:
+def keep_fastest(bundle: Bundle, timed: Sequence[Timed], *, threads: int | None = None) -> None:
     """Remember what was timed, for ``auto``."""
+    from ..backends import thread_count
     from ..speed import remember
 
     try:
-        remember(bundle, {one.choice: one.p50_ms for one in timed if not one.fault})
+        remember(bundle, {one.choice: one.p50_ms for one in timed if not one.fault}, threads=thread_count(threads))
     except InputError as error:
         say(f"what is fastest is not remembered: {error}")
 

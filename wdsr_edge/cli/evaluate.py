@@ -18,6 +18,7 @@ from .output import (
     JsonFlag,
     ModelArgument,
     PrecisionOption,
+    ThreadsOption,
     count,
     print_json,
     print_table,
@@ -51,6 +52,7 @@ def run(
     device: Annotated[str, typer.Option(help="Where a checkpoint runs, as torch names it: cpu, cuda, cuda:1.")] = "cpu",
     backend: BackendOption = "auto",
     precision: PrecisionOption = "fp32",
+    threads: ThreadsOption = None,
     csv: Annotated[bool, typer.Option("--csv", help="One line for each image on stdout.")] = False,
     json: JsonFlag = False,
 ) -> None:
@@ -65,7 +67,7 @@ def run(
     if csv and json:
         raise InputError("--csv and --json exclude each other")
     folders = {name: find_dataset(name, datasets) for name in sets}
-    with _opened(model, device, backend, precision) as (scale, upscale):
+    with _opened(model, device, backend, precision, threads) as (scale, upscale):
         chosen = self_ensemble(upscale) if ensemble else upscale
         reports = {name: _evaluate(name, folder, scale, chosen) for name, folder in folders.items()}
     if csv:
@@ -87,23 +89,27 @@ def run(
 
 
 @contextmanager
-def _opened(model: str, device: str, backend: str, precision: str) -> Iterator[tuple[int, Upscale]]:
+def _opened(
+    model: str, device: str, backend: str, precision: str, threads: int | None
+) -> Iterator[tuple[int, Upscale]]:
     """Scale of a checkpoint, bundle or zoo model, and what makes its images."""
     from .. import load
     from ..loading import is_checkpoint
 
     if is_checkpoint(model):
         from ..models import load_checkpoint, reference
+        from ..models.reference import use_threads
         from ..training import open_device
 
         if (backend, precision) != ("auto", "fp32"):
             raise InputError("--backend and --precision are for bundles; a checkpoint runs in PyTorch as it is")
+        use_threads(threads)
         network = load_checkpoint(model).to(open_device(device))
         yield network.config.scale, reference(network)
         return
     if device != "cpu":
         raise InputError("--device is for checkpoints; a bundle runs where its engine does")
-    with load(model, backend=backend, precision=precision) as resolver:  # type: ignore[arg-type]
+    with load(model, backend=backend, precision=precision, threads=threads) as resolver:  # type: ignore[arg-type]
         yield resolver.scale, resolver
 
 

@@ -36,6 +36,16 @@ BackendOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[int, typer.Option("--device", min=0, help="GPU, as CUDA numbers them.")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        max=1024,
+        help="Threads of a CPU backend; default: WDSR_EDGE_THREADS, else one for each core.",
+        show_default=False,
+    ),
+]
 PrecisionOption = Annotated[
     str, typer.Option("--precision", help="auto, fp32, fp16 or int8; auto is the fastest measured here.")
 ]

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from .output import BackendOption, DeviceOption, JsonFlag, PrecisionOption, count, print_json, progress_bar, say
+from .output import (
+    BackendOption,
+    DeviceOption,
+    JsonFlag,
+    PrecisionOption,
+    ThreadsOption,
+    count,
+    print_json,
+    progress_bar,
+    say,
+)
 
 
 def run(
@@ -20,6 +30,7 @@ def run(
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG and WebP quality.")] = 95,
     tile: Annotated[int, typer.Option(min=0, help="Core edge of a tile in LR pixels; 0 is automatic.")] = 0,
     device: DeviceOption = 0,
+    threads: ThreadsOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Enlarge image files; colour profile, EXIF, transparency and 16 bits are kept.
@@ -35,6 +46,7 @@ def run(
         precision=precision,  # type: ignore[arg-type]
         device=device,
         tile=tile or "auto",
+        threads=threads,
     ) as sr:
         jobs = plan(inputs, output, sr.scale, suffix=f".{format.lstrip('.')}" if format else "")
         with progress_bar() as bar:

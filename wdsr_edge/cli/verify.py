@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .._errors import InputError
-from .output import JsonFlag, ModelArgument, decibels, print_json, print_table, say
+from .output import JsonFlag, ModelArgument, ThreadsOption, decibels, print_json, print_table, say
 
 
 def run(
@@ -18,6 +18,7 @@ def run(
         Path | None, typer.Option(help="Photo or folder to compare on; default: the shipped ones.")
     ] = None,
     onnx: Annotated[Path | None, typer.Option(help="Check this ONNX file instead of the bundle's own graphs.")] = None,
+    threads: ThreadsOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Prove parity: every ONNX precision against the PyTorch reference, in dB and levels; diagnose a failure.
@@ -25,9 +26,9 @@ def run(
     Without PyTorch a bundle is checked against its golden frame, which the reference made. Exit code 1 if it fails.
     """
     if importlib.util.find_spec("torch") is None and images is None and onnx is None:
-        reports = _against_golden(model)
+        reports = _against_golden(model, threads)
     else:
-        reports = _against_torch(model, images, onnx)
+        reports = _against_torch(model, images, onnx, threads)
     if not reports:
         raise InputError(f"{model} holds no graph that an engine here can run")
     passed = all(report["passed"] for report in reports)
@@ -47,18 +48,21 @@ def run(
     raise typer.Exit(0 if passed else 1)
 
 
-def _against_torch(model: str, images: Path | None, onnx: Path | None) -> list[dict[str, Any]]:
+def _against_torch(model: str, images: Path | None, onnx: Path | None, threads: int | None) -> list[dict[str, Any]]:
     from wdsr_export import verify
 
     from ..loading import is_checkpoint
     from ..models import load_model
+    from ..models.reference import use_threads
     from ..samples import sample_frames
 
     if onnx is None and is_checkpoint(model):
         raise InputError(f"{model} is a checkpoint and has no graphs: give one with --onnx, or deploy it first")
     if onnx is not None and not onnx.is_file():
         raise InputError(f"{onnx}: no such file")
-    found = verify(load_model(model), model if onnx is None else onnx, sample_frames(images))
+    use_threads(threads)
+    source = model if onnx is None else onnx
+    found = verify(load_model(model), source, sample_frames(images), threads=threads)
     return [
         {
             "precision": parity.graph,
@@ -74,7 +78,7 @@ def _against_torch(model: str, images: Path | None, onnx: Path | None) -> list[d
     ]
 
 
-def _against_golden(model: str) -> list[dict[str, Any]]:
+def _against_golden(model: str, threads: int | None) -> list[dict[str, Any]]:
     from ..backends import check_backend
     from ..bundle import Bundle
     from ..gates import check_golden
@@ -85,7 +89,7 @@ def _against_golden(model: str) -> list[dict[str, Any]]:
     bundle = Bundle.load(find_bundle(model))
     reports = []
     for choice in (*choices(bundle), *choices(bundle, precision="fp16")):
-        with open_bundle(bundle, choice) as sr:
+        with open_bundle(bundle, choice, threads=threads) as sr:
             found, passed = check_golden(bundle, graph_of(choice), sr)
         reports.append(
             {

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..backends import thread_count
+
 
 def reference(model: nn.Module) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
     """``model`` as uint8 HWC RGB to uint8 HWC RGB: float32 in eval mode, rounded and clipped at the end.
@@ -24,6 +26,13 @@ def reference(model: nn.Module) -> Callable[[NDArray[np.uint8]], NDArray[np.uint
         return image
 
     return upscale
+
+
+def use_threads(threads: int | None) -> None:
+    """Compute with so many threads from now on; None is what WDSR_EDGE_THREADS says, else as many as before."""
+    count = thread_count(threads)
+    if count:
+        torch.set_num_threads(count)
 
 
 def to_tensor(batch: NDArray[np.uint8]) -> Tensor:
