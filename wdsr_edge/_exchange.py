@@ -45,17 +45,14 @@ def put(fresh: Path, target: Path) -> None:
 def swap(one: Path, other: Path) -> bool:
     """Exchange two files or folders at once; False, and nothing done, where that cannot be done."""
     first, second = os.fsencode(one), os.fsencode(other)
-    if sys.platform == "linux":
-        name, arguments = "renameat2", (_AT_FDCWD, first, _AT_FDCWD, second, _RENAME_EXCHANGE)
-    elif sys.platform == "darwin":
-        name, arguments = "renamex_np", (first, second, _RENAME_SWAP)
-    else:
-        return False
     try:
-        function = getattr(ctypes.CDLL(None, use_errno=True), name)
+        if sys.platform == "linux":
+            return bool(ctypes.CDLL(None).renameat2(_AT_FDCWD, first, _AT_FDCWD, second, _RENAME_EXCHANGE) == 0)
+        if sys.platform == "darwin":
+            return bool(ctypes.CDLL(None).renamex_np(first, second, _RENAME_SWAP) == 0)
     except (OSError, AttributeError):  # an older C library
-        return False
-    return bool(function(*arguments) == 0)
+        pass
+    return False
 
 
 def heal(target: Path) -> bool:

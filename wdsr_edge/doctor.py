@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import shutil
 import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -34,23 +36,24 @@ def examine(device: int = 0) -> dict[str, Any]:
     """A JSON-ready report: versions, CPU, memory, board or GPU, engines, and advice in plain words."""
     engines = {backend: _engine(backend) if is_installed(backend) else None for backend in BACKENDS}
     clocks = read_clocks(device)
+    cuda, fault = _cuda(device)
     report = {
         "wdsr-edge": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "memory_gib": _memory_gib(),
         "board": _text("/proc/device-tree/model"),
         "jetson_linux": _text("/etc/nv_tegra_release"),
         "gpus": _gpus(),
-        "cuda": _cuda(device),
+        "cuda": cuda,
         "power": {**asdict(clocks), "advice": clocks.advice},
         "engines": engines,
         "onnxruntime_providers": _providers(device) if engines["onnxruntime"] else {},
         "packages": {name: _version(name) for name in ("numpy", "pillow", "cuda-bindings", "pyvips", "torch", "onnx")},
         "models": zoo_names(),
     }
-    return {**report, "advice": _advice(report)}
+    return {**report, "advice": _advice(report, fault and f"GPU {device} cannot be used: {fault}")}
 
 
 def try_model(name: str, size: Size, gpu: GpuOptions, seconds: float = 1.0) -> FirstRun:
@@ -66,7 +69,7 @@ def _cpu() -> dict[str, Any]:
     flags = set(values.get("flags", values.get("Features", "")).split())
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "model": values.get("model name") or platform.processor() or platform.machine(),
+        "model": values.get("model name") or _cpu_of_macos() or platform.processor() or platform.machine(),
         "cores": usable,
         "features": [feature for feature in _FEATURES if feature in flags],
     }
@@ -74,21 +77,52 @@ def _cpu() -> dict[str, Any]:
 
 def _text(path: str) -> str | None:
     try:
-        return Path(path).read_text(errors="replace").strip("\0\n ")
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip("\0\n ")
     except OSError:
+        return None
+
+
+def _cpu_of_macos() -> str:
+    return _said("sysctl", "-n", "machdep.cpu.brand_string") if sys.platform == "darwin" else ""
+
+
+class _MemoryStatus(ctypes.Structure):
+    """MEMORYSTATUSEX (learn.microsoft.com/windows/win32/api/sysinfoapi)."""
+
+    _fields_ = (
+        ("length", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
+        ("total", ctypes.c_uint64),
+        ("others", 6 * ctypes.c_uint64),
+    )
+
+
+def _memory_gib() -> float | None:
+    """All of the machine's memory; None if the system does not tell."""
+    if sys.platform == "win32":
+        status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
+        known = ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return round(status.total / 2**30, 1) if known else None
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (OSError, ValueError):
         return None
 
 
 def _gpus() -> list[str]:
     """Names as nvidia-smi has them; empty without it or without a GPU."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    return _said("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader").splitlines()
+
+
+def _said(*command: str) -> str:
+    """What a command prints; empty without it, or if it fails."""
+    if shutil.which(command[0]) is None:
+        return ""
     try:
-        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
-        return []
-    return found.stdout.strip().splitlines()
+        return ""
+    return done.stdout.strip()
 
 
 def _engine(backend: Backend) -> str:
@@ -102,17 +136,27 @@ def _engine(backend: Backend) -> str:
     return found or "of an unknown version"
 
 
-def _cuda(device: int) -> str:
-    """The GPU as CUDA has it, or why there is none."""
+def _cuda(device: int) -> tuple[str, str]:
+    """The GPU as CUDA has it, or that there is none; and what is to be done where there is one that does not work."""
     try:
         gpu = Cuda(device)
         driver, runtime = (f"{number // 1000}.{number % 1000 // 10}" for number in gpu.versions)
     except WdsrError as error:
-        return str(error)
+        if not has_gpu() and not _has_gpu_without_driver():
+            return ("no NVIDIA GPU here" if not device else f"no GPU {device} here"), ""
+        return str(error), str(error)
     kind = "shares the CPU's memory" if gpu.integrated else "memory of its own"
     memory = f"{gpu.memory / 2**30:.1f} GiB, {kind}"
     cuda = f"CUDA {runtime}, driver for up to {driver}"
-    return f"{gpu.name}, compute capability {gpu.sm // 10}.{gpu.sm % 10}, {memory}; {cuda}"
+    return f"{gpu.name}, compute capability {gpu.sm // 10}.{gpu.sm % 10}, {memory}; {cuda}", ""
+
+
+def _has_gpu_without_driver(root: Path = Path("/")) -> bool:
+    """Whether a GPU of NVIDIA's (PCI vendor 10de, class 03) is in the machine, whatever the driver; Linux tells."""
+    for device in root.glob("sys/bus/pci/devices/*"):
+        if _text(f"{device}/vendor") == "0x10de" and (_text(f"{device}/class") or "").startswith("0x03"):
+            return os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1")
+    return False
 
 
 def _version(name: str) -> str | None:
@@ -156,7 +200,7 @@ def _providers(device: int) -> dict[str, str]:
     return found
 
 
-def _advice(report: dict[str, Any]) -> list[str]:
+def _advice(report: dict[str, Any], fault: str) -> list[str]:
     advice = []
     engines, jetson = report["engines"], "jetson" in (report["board"] or "").lower()
     compiled = any(engines[backend] is not None for backend in COMPILED)
@@ -164,7 +208,9 @@ def _advice(report: dict[str, Any]) -> list[str]:
         advice.append("no engine is installed: pip install 'wdsr-edge[onnxruntime]'")
     if has_gpu() and not compiled:
         advice.append(f"a GPU is here without TensorRT: {_JETSON if jetson else _DESKTOP}")
-    if has_gpu() and compiled:
+    if fault and (compiled or not has_gpu()):  # without TensorRT, what CUDA lacks comes with it
+        advice.append(fault)
+    elif has_gpu() and compiled:
         advice.append("wdsr-edge compile MODEL readies a model for this GPU; doctor --self-test tries all of them")
     advice += report["power"].pop("advice")
     if report["packages"]["pyvips"] is None:

@@ -153,7 +153,7 @@ class Cuda:
         free = int(self.call("cudaMemGetInfo")[0])
         if self.integrated:
             with contextlib.suppress(OSError, ValueError, IndexError):
-                found = re.findall(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+                found = re.findall(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text("ascii"), re.MULTILINE)
                 free = max(free, int(found[0]) << 10)
         return free
 

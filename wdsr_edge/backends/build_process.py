@@ -26,6 +26,10 @@ from .engine_build import Built, OnProgress, build
 from .engine_config import EngineConfig, Library
 from .tensorrt_library import open_library
 
+_SIGNALS = {int(signal): signal.name for signal in signal.Signals}
+_NTSTATUS_ERROR = 0xC0000000
+"""From here on, Windows' exit codes are exceptions such as 0xC0000005, an access violation."""
+
 _ERRORS: dict[str, type[WdsrError]] = {kind.__name__: kind for kind in (BackendError, InputError, MissingExtraError)}
 
 
@@ -68,7 +72,7 @@ def build_apart(
 def python_environment() -> dict[str, str]:
     """For another Python in another folder, which is to import what this one does."""
     paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
-    return {**os.environ, "PYTHONPATH": paths}
+    return {**os.environ, "PYTHONPATH": paths, "PYTHONUTF8": "1"}
 
 
 def _lighter(library: Library, config: EngineConfig) -> EngineConfig:
@@ -105,7 +109,9 @@ def _run_child(
         with open(folder / "said", "w+b") as said:
             # In its own folder, as Python imports from where it starts.
             pipe, env = subprocess.PIPE, python_environment()
-            with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, cwd=name, env=env, text=True) as child:
+            with subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=said, cwd=name, env=env, encoding="utf-8", errors="replace"
+            ) as child:
                 report: dict[str, Any] = {}
                 try:
                     assert child.stdout is not None
@@ -117,7 +123,7 @@ def _run_child(
                     child.kill()
                     raise
             said.seek(0)
-            words = said.read().decode(errors="replace")
+            words = said.read().decode("utf-8", "replace")
         if "error" in report:
             raise _ERRORS.get(report["error"], BackendError)(report["text"])
         if child.returncode or "seconds" not in report:
@@ -136,10 +142,11 @@ def _read(line: str) -> dict[str, Any] | None:
 
 
 def _death(library: Library, code: int, words: str) -> str:
-    if code == -signal.SIGKILL:
-        return f"{library} was killed while it compiled, as a rule because memory ran out"
-    if code < 0:
-        return f"{library} crashed while it compiled ({signal.Signals(-code).name})"
+    name = _SIGNALS.get(-code, f"signal {-code}") if code < 0 else hex(code)
+    if name == "SIGKILL":
+        return f"{library} was killed while it compiled, usually because memory ran out"
+    if code < 0 or code >= _NTSTATUS_ERROR:
+        return f"{library} crashed while it compiled ({name})"
     last = next((line for line in reversed(words.splitlines()) if line.strip()), "it said nothing")
     return f"{library} stopped while it compiled, with code {code} ({last.strip()[:200]})"
 

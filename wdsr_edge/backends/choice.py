@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import ctypes.util
 import importlib.metadata
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -35,6 +37,9 @@ BUILT_FOR_SHAPES: tuple[Backend, ...] = (*COMPILED, "onnxruntime-tensorrt")
 """Those that compile an engine for each new shape, so that there should be few."""
 
 _TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvinfer.so.11")
+_TENSORRT_DLLS = ("nvinfer_10", "nvinfer_11")
+_DRIVER_DLL = "nvcuda.dll"
+"""CUDA's driver on Windows; there are no files of devices there."""
 _GPU_FILES = ("dev/nvidia[0-9]*", "dev/nvhost-gpu", "dev/nvgpu", "dev/dxg", "proc/driver/nvidia/gpus/*")
 
 
@@ -65,10 +70,13 @@ def version(backend: Backend) -> str:
 def has_gpu(root: Path = Path("/")) -> bool:
     """Whether there seems to be an NVIDIA GPU that this process may use, told without touching CUDA.
 
-    A process that has touched CUDA cannot be forked any more.
+    Linux has files of its devices, Windows its driver's library; a process that has touched CUDA cannot be forked any
+    more. macOS has no NVIDIA driver.
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
         return False
+    if sys.platform == "win32":
+        return (Path(os.environ.get("SystemRoot", "C:/Windows")) / "System32" / _DRIVER_DLL).is_file()
     return any(next(root.glob(pattern), None) for pattern in _GPU_FILES)
 
 
@@ -125,6 +133,8 @@ def _has_module(name: str) -> bool:
 
 def _has_tensorrt_library() -> bool:
     """Whether ONNX Runtime's TensorRT provider has what it is linked to, which its package does not bring."""
+    if sys.platform == "win32":  # looked for in PATH, as ONNX Runtime does
+        return any(map(ctypes.util.find_library, _TENSORRT_DLLS))
     for name in _TENSORRT_LIBRARIES:
         with contextlib.suppress(OSError):
             ctypes.CDLL(name)

@@ -19,6 +19,7 @@ import hashlib
 import io
 import logging
 import re
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +43,8 @@ _TENSORRT, _CUDA, _CPU = _ALL = "TensorrtExecutionProvider", "CUDAExecutionProvi
 _WHOLE = "session.disable_cpu_ep_fallback"
 _NEEDS = {
     _CUDA: "an NVIDIA driver, CUDA and cuDNN (pip install 'onnxruntime-gpu[cuda,cudnn]')",
-    _TENSORRT: "an NVIDIA driver, CUDA, cuDNN, and in LD_LIBRARY_PATH the TensorRT that onnxruntime-gpu was built for",
+    _TENSORRT: "an NVIDIA driver, CUDA, cuDNN, and in "
+    f"{'PATH' if sys.platform == 'win32' else 'LD_LIBRARY_PATH'} the TensorRT that onnxruntime-gpu was built for",
 }
 _PACKAGE = (
     "the onnxruntime that is installed has none: pip uninstall onnxruntime onnxruntime-gpu, since both own one module, "

@@ -130,7 +130,9 @@ def _try_apart(name: str, size: Size, seconds: float, device: int) -> dict[str, 
     with (
         tempfile.TemporaryDirectory(prefix="wdsr-edge-") as folder,
         tempfile.TemporaryFile("w+", encoding="utf-8") as said,
-        subprocess.Popen(command, cwd=folder, env=env, stdout=said, stderr=pipe, text=True) as child,
+        subprocess.Popen(
+            command, cwd=folder, env=env, stdout=said, stderr=pipe, encoding="utf-8", errors="replace"
+        ) as child,
     ):
         assert child.stderr is not None
         for line in child.stderr:

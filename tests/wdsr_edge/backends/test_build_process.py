@@ -14,7 +14,7 @@ import pytest
 
 from wdsr_edge import BackendError, Bundle, InputError, MissingExtraError
 from wdsr_edge.backends import build_process
-from wdsr_edge.backends.build_process import build_apart
+from wdsr_edge.backends.build_process import _death, build_apart
 from wdsr_edge.backends.engine_build import Built
 from wdsr_edge.backends.engine_config import EngineConfig, Profile
 from wdsr_edge.loading import find_bundle
@@ -62,7 +62,7 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("kill -9 $$", "was killed while it compiled, as a rule because memory ran out"),
+        ("kill -9 $$", "was killed while it compiled, usually because memory ran out"),
         ("kill -SEGV $$", "crashed while it compiled (SIGSEGV)"),
         ("echo no room >&2; exit 3", "stopped while it compiled, with code 3 (no room)"),
         ("exit 0", "stopped while it compiled, with code 0 (it said nothing)"),
@@ -85,6 +85,20 @@ def test_a_child_that_dies_is_tried_again_with_less(
     assert '"workspace_mib": 400' in second, "TensorRT for RTX takes activations out of it"
     assert '"optimization_level": 1' in second
     assert '"tiling": "none", "l2_limit_mib": null' in second
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0xC0000005, "crashed while it compiled (0xc0000005)"),
+        (0xC00000FD, "crashed while it compiled (0xc00000fd)"),
+        (-99, "crashed while it compiled (signal 99)"),
+        (1, "stopped while it compiled, with code 1"),
+    ],
+)
+def test_how_a_child_died_on_windows_too(code: int, words: str) -> None:
+    """An exit code there is an exception's number; a signal here may have no name."""
+    assert words in _death("tensorrt", code, "")
 
 
 def test_two_deaths_are_an_error_that_says_what_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,27 @@ def test_a_gpu_is_told_by_its_files(tmp_path: Path, path: str, there: bool, monk
         assert not has_gpu(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert has_gpu(tmp_path) == there
+
+
+def test_on_windows_a_gpu_is_told_by_its_drivers_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("SystemRoot", str(tmp_path))
+    assert not has_gpu()
+    (tmp_path / "System32").mkdir()
+    (tmp_path / "System32" / "nvcuda.dll").touch()
+    assert has_gpu()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert not has_gpu()
+
+
+def test_on_windows_the_provider_looks_for_tensorrts_dlls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wdsr_edge.backends.choice.is_installed", lambda backend: True)
+    monkeypatch.setattr("wdsr_edge.backends.choice.has_gpu", lambda: True)
+    monkeypatch.setattr(sys, "platform", "win32")
+    for there, taken in (("nvinfer_10", True), ("nvinfer_11", True), ("libnvinfer.so.10", False)):
+        monkeypatch.setattr("ctypes.util.find_library", lambda name, there=there: there if name == there else None)
+        assert ("onnxruntime-tensorrt" in installed()) == taken
 
 
 def test_without_a_gpu_only_the_cpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
