@@ -8,23 +8,19 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ._errors import BackendError, InputError
 from .backends import AsyncSession, Backend, Session
 from .bundle import Precision
 from .config import ModelConfig
+from .frames import ALPHA_REACH, Color, Frame, bled, checked, enlarge_alpha, is_grey, luma
 from .tiling import ACTIVATION_BYTES, Span, auto_tile, tiles
 
-Frame = NDArray[Any]
-Color = Literal["rgb", "bgr"]
 Tile = int | Literal["auto"] | None
 """Core edge of a tile in LR pixels, automatic, or None for whole frames."""
-
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class Ticket:
@@ -51,10 +47,12 @@ class SuperResolver:
         precision: Precision = "fp32",
         tile: Tile = "auto",
         fixed_windows: bool = False,
+        keep_grey: bool = True,
     ) -> None:
         """``session`` runs the uint8 graph; ``open_float_session`` opens the float one when a frame first needs it.
 
         ``fixed_windows`` gives large frames windows of one size, for engines that are compiled for each.
+        ``keep_grey=False`` leaves the colours that the network gives to frames of R = G = B, to compare networks.
         """
         if tile not in ("auto", None) and (
             isinstance(tile, bool) or not isinstance(tile, (int, np.integer)) or tile < 1
@@ -74,6 +72,7 @@ class SuperResolver:
         self._tile = auto_tile(config, memory) if tile == "auto" else tile
         self._is_auto = tile == "auto"
         self._fixed_windows = fixed_windows
+        self._keep_grey = keep_grey
         self._session = session
         self.in_flight = session.in_flight if isinstance(session, AsyncSession) else 1
         """How many submitted frames are worked on at a time."""
@@ -101,13 +100,15 @@ class SuperResolver:
     def __call__(self, frame: Frame, color: Color = "rgb") -> Frame:
         """``frame`` enlarged ``scale`` times: [H, W, ...] to [H*s, W*s, ...], channels and dtype as they came.
 
-        Shapes: [H, W, 3]; [H, W, 4] with alpha last, which is enlarged bicubically; [H, W] or [H, W, 1] grey, which
-        comes back as the BT.601 luma of the network's output. Any size from 1x1, any strides, never written to.
+        Shapes: [H, W, 3]; [H, W, 4] with straight alpha last, which is enlarged bicubically; [H, W] or [H, W, 1] grey,
+        which comes back as the BT.601 luma of the network's output, and so does a frame of R = G = B in every pixel, in
+        all three. Colour under an alpha of 0 has no influence on the result: visible colour is spread there first.
+        Any size from 1x1, any strides, never written to.
         Dtypes: uint8, through the engine at its precision; uint16 (0 to 65535) and float32 (0 to 1), through the
         float32 graph, without rounding to 8 bits in between. ``color="bgr"`` takes and gives BGR, as OpenCV has it.
         Raises InputError for anything else, BackendError if the engine fails or was closed.
         """
-        frame = _checked(frame, color)
+        frame = checked(frame, color)
         with self._own():
             self._refuse_if_closed()
             self._calls += 1
@@ -123,7 +124,7 @@ class SuperResolver:
 
         Frames are begun in order; on a GPU a frame is prepared and copied while it works on the one before.
         """
-        frame = _checked(frame, color)
+        frame = checked(frame, color)
         with self._own():
             self._refuse_if_closed()
             if self._worker is None:
@@ -169,18 +170,22 @@ class SuperResolver:
     def _enlarge(self, frame: Frame, color: Color) -> Frame:
         """A checked frame of any kind."""
         s, (height, width) = self.scale, frame.shape[:2]
-        if frame.shape[2:] == (3,) and color == "rgb" and self._fits(height, width):
+        colours = bled(frame, self.halo + ALPHA_REACH) if frame.shape[2:] == (4,) else frame
+        grey = self._keep_grey and colours.shape[2:] == (3,) and is_grey(colours)
+        if frame.shape[2:] == (3,) and color == "rgb" and not grey and self._fits(height, width):
             return self._window(frame)
         big = np.empty((height * s, width * s, *frame.shape[2:]), frame.dtype)
         if frame.ndim == 2:
             self._fill(big, frame)
-        elif frame.shape[2] == 1:
-            self._fill(big[..., 0], frame[..., 0])
+        elif grey or frame.shape[2] == 1:
+            self._fill(big[..., 0], colours[..., 0])
+            if grey:
+                big[..., 1:3] = big[..., :1]
         else:
             channels = slice(0, 3) if color == "rgb" else slice(2, None, -1)
-            self._fill(big[..., channels], frame[..., channels])
+            self._fill(big[..., channels], colours[..., channels])
         if frame.shape[2:] == (4,):
-            big[..., 3] = _enlarge_alpha(frame[..., 3], s)
+            big[..., 3] = enlarge_alpha(frame[..., 3], s)
         return big
 
     def _fits(self, height: int, width: int) -> bool:
@@ -222,7 +227,7 @@ class SuperResolver:
         """Start one call of an engine; what is returned waits for it. Grey goes in as RGB and comes back as luma."""
         if window.ndim == 2:
             finish = self._begin(np.repeat(window[..., None], 3, axis=2))
-            return lambda: _luma(finish(), window.dtype)
+            return lambda: luma(finish(), window.dtype)
         if window.dtype == np.uint8:
             batch = np.ascontiguousarray(window[None])
             if isinstance(self._session, AsyncSession):
@@ -249,38 +254,3 @@ class SuperResolver:
         if big.shape != expected:
             raise BackendError(f"the graph made {big.shape} of {window.shape}, expected {expected}: export it again")
         return big
-
-
-def _luma(big: Frame, dtype: np.dtype[Any]) -> Frame:
-    """BT.601 luma, in levels unless ``dtype`` is float."""
-    luma: Frame = big.dot(_LUMA)
-    return luma if dtype == np.float32 else np.rint(luma)
-
-
-def _checked(frame: Frame, color: Color) -> Frame:
-    """``frame`` as a plain array, if ``SuperResolver.__call__`` takes it."""
-    if color not in ("rgb", "bgr"):
-        raise InputError(f"color must be 'rgb' or 'bgr', got {color!r}")
-    if not isinstance(frame, np.ndarray):
-        raise InputError(f"a frame is a numpy array, got {type(frame).__name__}: convert it with numpy.asarray")
-    if frame.dtype not in (np.uint8, np.uint16, np.float32):
-        raise InputError(f"a frame is uint8, uint16 or float32 in [0, 1], got {frame.dtype}: convert it first")
-    if frame.ndim not in (2, 3) or (frame.ndim == 3 and frame.shape[2] not in (1, 3, 4)):
-        raise InputError(f"a frame is [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {list(frame.shape)}")
-    if 0 in frame.shape:
-        raise InputError(f"a frame has at least one pixel, got {list(frame.shape)}")
-    if frame.dtype == np.float32 and not (frame.min() >= 0 and frame.max() <= 1):
-        raise InputError("a float32 frame is in [0, 1], without NaN: scale it, or pass uint8")
-    return np.asarray(frame)
-
-
-def _enlarge_alpha(alpha: Frame, scale: int) -> Frame:
-    """Bicubic: constant areas stay exactly what they are."""
-    from PIL import Image
-
-    height, width = alpha.shape
-    size = (width * scale, height * scale)
-    if alpha.dtype == np.uint8:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(alpha)).resize(size, Image.Resampling.BICUBIC))
-    big = np.asarray(Image.fromarray(alpha.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
-    return np.rint(big.clip(0, 65535)).astype(np.uint16) if alpha.dtype == np.uint16 else big.clip(0, 1)

@@ -171,7 +171,7 @@ def int8_file(quantised: Quantised, frames: Mapping[str, Rgb]) -> bytes:
 def _drops(model: EDSR | WDSR, graph: Graph, onnx: bytes, held_out: Sequence[Pair]) -> dict[str, float]:
     base, drops = mean_psnr_y(reference(model), held_out), {}
     for engine, session in sessions(graph, onnx):
-        with SuperResolver(session, model.config, open_float_session=no_float_session) as sr:
+        with SuperResolver(session, model.config, open_float_session=no_float_session, keep_grey=False) as sr:
             drops[str(engine)] = base - mean_psnr_y(sr, held_out)
     return drops
 

@@ -128,7 +128,7 @@ def parities(
     lr = golden_frame()
     expected = reference(model)(lr)
     for engine, session in sessions(graph, onnx, threads):
-        with SuperResolver(session, model.config, open_float_session=no_float_session) as sr:
+        with SuperResolver(session, model.config, open_float_session=no_float_session, keep_grey=False) as sr:
             found = check_parity(model, sr, frames, graph, None if graph in GATES else ANY, engine=engine)
             apart = difference(sr(lr), expected)
             found = replace(found, golden_db=apart.psnr_db)

@@ -119,6 +119,67 @@ def test_opaque_stays_opaque(sr: SuperResolver, tmp_path: Path) -> None:
     assert (alpha[:70, :70] == 0).all()
 
 
+def transparent(kind: str, hidden: int) -> Image.Image:
+    """A dark disc on nothing; ``hidden`` is the level that lies under the nothing."""
+    y, x = np.mgrid[:40, :50]
+    disc = (y - 20) ** 2 + (x - 25) ** 2 < 150
+    level = np.where(disc, 20 + x, hidden).astype(np.uint8)
+    alpha = np.where(disc, 255, 0).astype(np.uint8)
+    if kind == "LA":
+        return Image.fromarray(np.dstack([level, alpha]))
+    if kind == "RGBA":
+        return Image.fromarray(np.dstack([level, level // 2, 255 - level, alpha]))
+    if kind == "L":
+        image = Image.fromarray(level)
+        image.info["transparency"] = hidden
+    elif kind == "P":
+        image = Image.fromarray(np.where(disc, x // 8, 9).astype(np.uint8), "P")
+        image.putpalette([8 * i for i in range(27)] + [hidden, 255 - hidden, hidden // 2])
+        image.info["transparency"] = 9
+    else:
+        image = Image.fromarray(np.dstack([level, level // 2, 255 - level]))
+        image.info["transparency"] = (hidden, hidden // 2, 255 - hidden)
+    return image
+
+
+@pytest.mark.parametrize("kind", ["LA", "RGBA", "L", "P", "RGB"])
+def test_no_file_shows_what_it_hides(sr: SuperResolver, tmp_path: Path, kind: str) -> None:
+    found = []
+    for hidden in (255, 150):
+        source, target = tmp_path / "in.png", tmp_path / "out.png"
+        transparent(kind, hidden).save(source)
+        assert 0 in read_picture(source).pixels[..., 3]
+        upscale_file(sr, Job(source, target))
+        found.append(read_picture(target))
+    np.testing.assert_array_equal(found[0].pixels, found[1].pixels)
+    assert found[0].grey == (kind in ("L", "LA"))
+    seen = found[0].pixels[found[0].pixels[..., 3] > 0]
+    assert seen[:, 0].max() < 110
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_no_deep_file_shows_what_it_hides(sr: SuperResolver, tmp_path: Path, suffix: str) -> None:
+    found = []
+    for hidden in (255, 150):
+        source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+        write_picture(source, Picture(np.asarray(transparent("RGBA", hidden)).astype(np.uint16) * 257))
+        upscale_file(sr, Job(source, target))
+        found.append(read_picture(target).pixels)
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".jpg"])
+def test_a_grey_file_in_three_channels_stays_grey(sr: SuperResolver, tmp_path: Path, suffix: str) -> None:
+    page = np.repeat(golden_frame()[..., 1:2], 3, 2)
+    page[20:50, 20:50] = np.where(np.add.outer(np.arange(30), np.arange(30)) % 3 > 0, 255, 0)[..., None]
+    source, target = tmp_path / f"in{suffix}", tmp_path / "out.png"
+    Image.fromarray(page).save(source, quality=80)
+    upscale_file(sr, Job(source, target))
+    big = read_picture(target).pixels
+    assert big.ndim == 3
+    assert np.ptp(big, axis=2).max() == 0
+
+
 def test_a_failure_stops_nothing_and_leaves_nothing(sr: SuperResolver, tmp_path: Path) -> None:
     good, bad, clear = tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "clear.png"
     Image.fromarray(golden_frame()).save(good)

@@ -549,6 +549,12 @@ def test_verify_a_bundle(bundle: Path) -> None:
     assert not any(parity.passed for parity in found)
 
 
+def test_verify_on_a_grey_photo(bundle: Path) -> None:
+    """The network's own colours are compared, not what a SuperResolver makes of grey."""
+    grey = {name: np.repeat(frame[..., 1:2], 3, 2) for name, frame in frames().items()}
+    assert all(parity.passed for parity in verify(picture_model("wdsr-b-1x8-x2"), bundle, grey))
+
+
 def test_verify_an_int8_graph_of_which_nothing_is_recorded(bundle: Path, tmp_path: Path) -> None:
     files = {str(p.relative_to(bundle)): p.read_bytes() for p in bundle.rglob("*.*") if p.name != "manifest.json"}
     files["int8.onnx"] = files["fp32.onnx"]
