@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ._errors import InputError
-from .images import list_images
+from .image_folders import list_images
 
 Split = Literal["train", "valid"]
 

@@ -6,7 +6,7 @@ import io
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,46 +14,26 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from ._errors import InputError, WdsrError
 from ._files import replacing
 from .exif import ORIENTATION, RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, append_exif, kept_exif, usable_dpi
+from .formats import FORMATS, HEAD, SUFFIXES, check_codec, decoder, format_of
 from .images16 import needs_vips, read_deep, require_pyvips, tiff_tags, write_deep
-
-FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WebP",
-    ".bmp": "BMP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
-SUFFIXES = frozenset(FORMATS)
 
 Rgb = NDArray[np.uint8]
 """[H, W, 3]."""
 
-_MAX_SIDE = {"JPEG": 65500, "WebP": 16383}
-# The plugins themselves, not Image.open: it warns by a global pixel limit, and takes a phone's HDR JPEG for two pages.
-_DECODERS: tuple[tuple[int, bytes, type[ImageFile]], ...] = (
-    (0, b"\x89PNG\r\n\x1a\n", PngImageFile),
-    (0, b"\xff\xd8\xff", JpegImageFile),
-    (8, b"WEBP", WebPImageFile),
-    (0, b"BM", BmpImageFile),
-    *((0, magic, TiffImageFile) for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-)
+_MAX_SIDE = {"JPEG": 65500, "WebP": 16383, "AVIF": 32768}
+_MAX_AREA = {"AVIF": 1 << 28}
+"""What readers take; Pillow would write more."""
 _MODES = frozenset(
     ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I;16N")
 )
 
 _PREDICTOR = 317
+_BOXES = 1 << 16
+"""How much of an AVIF or HEIC file is searched for its bit depth, which stands before the pixels."""
 _SIDEWAYS = (5, 6, 7, 8)
 
 _lock = threading.Lock()
@@ -75,18 +55,6 @@ class Picture:
     """RGBA pixels that stand for grey with alpha, and are written as that."""
 
 
-def list_images(path: Path) -> list[Path]:
-    """The image files in folder ``path``, sorted by name, or ``path`` itself if it is a file."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise InputError(f"{path}: {'no regular file' if path.exists() else 'no such file or folder'}")
-    found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES and entry.is_file())
-    if not found:
-        raise InputError(f"{path}: no images ({' '.join(sorted(SUFFIXES))}) in this folder")
-    return found
-
-
 def read_rgb(path: Path) -> Rgb:
     """An image file as uint8 HWC RGB, whatever it holds: grey repeated, alpha left out, 16 bits rounded to 8.
 
@@ -101,13 +69,15 @@ def read_rgb(path: Path) -> Rgb:
 
 
 def read_picture(path: Path, *, max_pixels: int = 250_000_000) -> Picture:
-    """A PNG, JPEG, WebP, BMP or TIFF file, told by its content whatever its suffix, with EXIF orientation applied.
+    """An image file, told by its content whatever its suffix, with EXIF orientation applied.
+
+    It is PNG, JPEG, WebP, BMP, TIFF, AVIF, GIF or HEIC; the last needs pillow-heif, AVIF Pillow 11.3.
 
     Grey stays grey, palettes become RGB, a transparent colour becomes alpha, CMYK becomes sRGB through its profile.
     16 bits stay 16 bits: grey through Pillow, colour and alpha through pyvips. Of a JPEG with a gain map, the photo.
     Raises InputError for a file that is none of these, damaged, animated, of several pages, of more than
     ``max_pixels`` pixels (seen before decoding), LAB or not of 1, 2, 4, 8 or 16 unsigned bits; MissingExtraError if
-    pyvips is needed and absent. The text begins with the path.
+    a package is needed and absent. The text begins with the path.
     """
     try:
         with open(path, "rb") as file:
@@ -169,6 +139,7 @@ def check_writable(path: Path, *, size: tuple[int, int], alpha: bool, deep: bool
         raise InputError(f"{path}: unknown suffix {path.suffix!r}: use one of {' '.join(sorted(SUFFIXES))}")
     if path.is_dir():
         raise InputError(f"{path}: is a folder: name a file in it")
+    check_codec(kind, path)
     if min(size) < 1:
         raise InputError(f"{path}: a picture has at least one pixel, got {size[0]}x{size[1]}")
     if deep and kind not in ("PNG", "TIFF"):
@@ -178,25 +149,29 @@ def check_writable(path: Path, *, size: tuple[int, int], alpha: bool, deep: bool
     limit = _MAX_SIDE.get(kind)
     if limit is not None and max(size) > limit:
         raise InputError(f"{path}: {size[0]}x{size[1]} is more than the {limit} a side of {kind}: write .png or .tif")
+    area = _MAX_AREA.get(kind)
+    if area is not None and size[0] * size[1] > area:
+        raise InputError(f"{path}: {size[0]}x{size[1]} is more than the {area} pixels of {kind}: write .png or .tif")
 
 
 def _read(path: Path, file: BinaryIO, max_pixels: int) -> Picture:
-    head = file.read(32)
+    head = file.read(HEAD)
     if not head:
         raise InputError(f"{path}: is empty")
-    decoder = next((decoder for start, magic, decoder in _DECODERS if head.startswith(magic, start)), None)
-    if decoder is None:
-        raise InputError(f"{path}: is not a PNG, JPEG, WebP, BMP or TIFF image")
-    tags = tiff_tags(path, file, head) if decoder is TiffImageFile else None
+    kind = format_of(head)
+    if kind is None:
+        raise InputError(f"{path}: is not a PNG, JPEG, WebP, BMP, TIFF, AVIF, HEIC or GIF image")
+    tags = tiff_tags(path, file, head) if kind == "TIFF" else None
     file.seek(0)
     if tags is not None and needs_vips(tags):
         _check_size(path, (tags[256], tags[257]), max_pixels)
         pixels, grey = read_deep(path, "TIFF")
         return _picture(pixels, grey, tags, {"icc_profile": tags.get(34675)})
-    if decoder in (TiffImageFile, WebPImageFile):
-        with _no_limit_of_pillow():
-            return _decoded(path, file, decoder, head, tags, max_pixels)
-    return _decoded(path, file, decoder, head, tags, max_pixels)
+    if kind in ("AVIF", "HEIC"):
+        _check_depth(path, kind, file.read(_BOXES))
+        file.seek(0)
+    with _no_limit_of_pillow() if kind in ("TIFF", "WebP", "GIF") else nullcontext():
+        return _decoded(path, file, kind, head, tags, max_pixels)
 
 
 @contextmanager
@@ -213,17 +188,17 @@ def _no_limit_of_pillow() -> Iterator[None]:
 def _decoded(
     path: Path,
     file: BinaryIO,
-    decoder: type[ImageFile],
+    kind: str,
     head: bytes,
     tags: Image.Exif | None,
     max_pixels: int,
 ) -> Picture:
-    image = decoder(file)
+    image = decoder(kind, path)(file)
     _check_size(path, image.size, max_pixels)
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
         raise InputError(f"{path}: has {pages} frames or pages: save the one you want as a file of its own")
-    depth = head[24] if decoder is PngImageFile else 8
+    depth = head[24] if kind == "PNG" else 8
     if depth == 16 and head[25] != 0:
         pixels, grey = read_deep(path, "PNG")
         exif = Image.Exif()
@@ -247,8 +222,17 @@ def _decoded(
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
     if size[0] * size[1] > max_pixels:
         raise InputError(
-            f"{path}: {size[0]}x{size[1]} is more than {max_pixels} pixels: cut it up, or raise max_pixels"
+            f"{path}: {size[0]}x{size[1]} is more than {max_pixels} pixels: cut it up, or raise the limit "
+            "(max_pixels in Python, --max-pixels of upscale)"
         )
+
+
+def _check_depth(path: Path, kind: str, boxes: bytes) -> None:
+    """Refuse AVIF and HEIC of more than 8 bits, which their decoders would round to 8 without a word."""
+    for name, offset, mask in ((b"av1C", 6, 0x40), (b"hvcC", 21, 0x07)):
+        start = boxes.find(name)
+        if start >= 0 and start + offset < len(boxes) and boxes[start + offset] & mask:
+            raise InputError(f"{path}: {kind} of more than 8 bits is not supported: convert it to a 16-bit PNG or TIFF")
 
 
 def _pixels(image: Image.Image, depth: int) -> tuple[NDArray[Any], bool]:
@@ -333,11 +317,14 @@ def _options(kind: str, picture: Picture, dpi: tuple[float, float] | None, quali
     exif.load(picture.exif or b"")
     if kind == "JPEG":
         options.update(quality=quality, subsampling=0)
+    elif kind == "AVIF":
+        options.update(quality=quality, subsampling="4:4:4")
     elif kind == "WebP":
         options.update(quality=quality)
-        if dpi is not None:  # the only place that WebP has for it
+    if kind in ("WebP", "AVIF"):
+        if dpi is not None:  # the only place that they have for it
             exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = *dpi, 2
-        if picture.icc is not None and picture.icc[16:20] == b"GRAY":  # WebP is RGB, whatever the picture was
+        if picture.icc is not None and picture.icc[16:20] == b"GRAY":  # they are RGB, whatever the picture was
             options["icc_profile"] = None
     data = exif.tobytes() if exif else b""
     if data and (kind != "JPEG" or len(data) <= 65533):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .images import Rgb, list_images, read_rgb
+from .image_folders import list_images
+from .images import Rgb, read_rgb
 
 PHOTOS = Path(__file__).parent / "photos"
 

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ._errors import InputError, WdsrError
-from .images import SUFFIXES, check_writable, list_images, read_picture, write_picture
+from .formats import SUFFIXES, suffix_for
+from .image_folders import list_images
+from .images import check_writable, read_picture, write_picture
 from .super_resolver import SuperResolver
 
 
@@ -52,9 +54,9 @@ def plan(inputs: Sequence[Path], output: Path | None, scale: int, *, suffix: str
         )
     jobs = []
     for source in (source for path in inputs for source in list_images(path)):
-        name = source.stem + (suffix or source.suffix)
+        name = source.stem + (suffix or suffix_for(source))
         if output is None:
-            target = source.with_name(f"{source.stem}_x{scale}{suffix or source.suffix}")
+            target = source.with_name(f"{source.stem}_x{scale}{suffix or suffix_for(source)}")
         else:
             target = output if single_file else output / name
         jobs.append(Job(source, target))

@@ -14,7 +14,9 @@ from PIL import Image, ImageCms, TiffImagePlugin
 
 import wdsr_edge
 from wdsr_edge._errors import InputError, MissingExtraError
-from wdsr_edge.images import SUFFIXES, Picture, check_writable, list_images, read_picture, read_rgb, write_picture
+from wdsr_edge.formats import SUFFIXES
+from wdsr_edge.image_folders import list_images
+from wdsr_edge.images import Picture, check_writable, read_picture, read_rgb, write_picture
 
 H, W = 48, 64
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -552,9 +554,9 @@ def frames(kind):
     ("data", "message"),
     [
         pytest.param(lambda: b"", "is empty", id="empty"),
-        pytest.param(lambda: b"hello there, no image", "not a PNG, JPEG, WebP, BMP or TIFF", id="text"),
-        pytest.param(lambda: saved("GIF"), "not a PNG, JPEG, WebP, BMP or TIFF", id="gif"),
-        pytest.param(lambda: saved("PPM"), "not a PNG, JPEG, WebP, BMP or TIFF", id="ppm"),
+        pytest.param(lambda: b"hello there, no image", "not a PNG, JPEG, WebP, BMP, TIFF, AVIF, HEIC", id="text"),
+        pytest.param(lambda: frames("GIF"), "has 2 frames or pages: save the one", id="animated-gif"),
+        pytest.param(lambda: saved("PPM"), "not a PNG, JPEG, WebP, BMP, TIFF, AVIF, HEIC", id="ppm"),
         *(
             pytest.param(
                 lambda kind=kind, part=part: (lambda d: d[: int(len(d) * part)])(saved(kind)),
@@ -655,7 +657,7 @@ def test_alpha_is_refused(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ["", ".gif", ".JP2"])
 def test_unknown_suffix_is_refused(tmp_path, suffix):
-    refused(tmp_path / f"a{suffix}", Picture(photo()), r"unknown suffix .*: use one of \.bmp \.jpeg \.jpg \.png \.tif ")
+    refused(tmp_path / f"a{suffix}", Picture(photo()), r"unknown suffix .*: use one of \.avif \.bmp .* \.png \.tif ")
 
 
 @pytest.mark.parametrize(("suffix", "limit"), [(".jpg", 65500), (".webp", 16383)])
