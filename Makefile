@@ -37,6 +37,8 @@ lint: $(VENV)/installed-dev
 
 types: $(VENV)/installed-dev
 	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy --platform win32 --cache-dir .mypy_cache/win32
+	$(BIN)/python -m mypy --platform darwin --cache-dir .mypy_cache/darwin
 
 package: $(VENV)/installed-dev
 	$(BIN)/python tests/packaging/check_wheel.py

@@ -76,7 +76,7 @@ def has_gpu(root: Path = Path("/")) -> bool:
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
         return False
     if sys.platform == "win32":
-        return (Path(os.environ.get("SystemRoot", "C:/Windows")) / "System32" / _DRIVER_DLL).is_file()
+        return (Path(os.environ.get("SYSTEMROOT", "C:/Windows")) / "System32" / _DRIVER_DLL).is_file()
     return any(next(root.glob(pattern), None) for pattern in _GPU_FILES)
 
 

@@ -52,7 +52,7 @@ def test_a_gpu_is_told_by_its_files(tmp_path: Path, path: str, there: bool, monk
 def test_on_windows_a_gpu_is_told_by_its_drivers_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setenv("SystemRoot", str(tmp_path))
+    monkeypatch.setenv("SYSTEMROOT", str(tmp_path))
     assert not has_gpu()
     (tmp_path / "System32").mkdir()
     (tmp_path / "System32" / "nvcuda.dll").touch()
