@@ -19,6 +19,7 @@ from ._version import __version__
 from .backends import BACKENDS, COMPILED, Backend, GpuOptions, has_gpu, is_installed, open_session, version
 from .backends._cuda import Cuda
 from .backends.engine_config import EngineConfig, Library, Profile
+from .backends.quiet import load_onnxruntime, quiet_options
 from .backends.tensorrt_library import open_library
 from .bundle import Bundle
 from .clocks import read_clocks
@@ -168,8 +169,7 @@ def _version(name: str) -> str | None:
 
 def _providers(device: int) -> dict[str, str]:
     """ONNX Runtime's providers: ``works``, or why not. Being listed says little: any may leave all work to the CPU."""
-    import onnxruntime as ort
-
+    ort = load_onnxruntime("onnxruntime")
     names = zoo_names()
     if not names:
         return {}
@@ -187,8 +187,7 @@ def _providers(device: int) -> dict[str, str]:
             except WdsrError as error:
                 found[provider] = str(error)
             continue
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
+        options = quiet_options(ort)
         if provider != "CPUExecutionProvider":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:

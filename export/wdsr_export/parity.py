@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wdsr_edge._errors import InputError, require
+from wdsr_edge._errors import InputError
 from wdsr_edge.backends import ON_CPU, Backend, Session, installed, open_session, thread_count
 from wdsr_edge.backends.onnxruntime import OnnxRuntimeSession
+from wdsr_edge.backends.quiet import load_onnxruntime, quiet_options
 from wdsr_edge.bundle import Bundle, Graph
 from wdsr_edge.evaluation import Upscale
 from wdsr_edge.gates import ANY, GATES, Gate, golden_gate
@@ -156,8 +157,8 @@ def no_float_session() -> Session:
 
 def _foreign_graph(path: Path, threads: int | None) -> Upscale:
     """An ONNX file of unknown origin as a function of a uint8 frame."""
-    ort = require("onnxruntime", "onnxruntime")
-    options = ort.SessionOptions()
+    ort = load_onnxruntime("onnxruntime")
+    options = quiet_options(ort)
     options.intra_op_num_threads = thread_count(threads)
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -10,7 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from wdsr_calibration import to_float16
-from wdsr_edge._errors import ExportError, require
+from wdsr_edge._errors import ExportError
+from wdsr_edge.backends.quiet import load_onnxruntime, quiet_options
 from wdsr_edge.images import Rgb
 
 MOST = 65504 / 4
@@ -73,7 +74,7 @@ def _around(graph: ir.Graph, name: str) -> list[str]:
 
 def _largest(model: ir.Model, frames: Mapping[str, Rgb]) -> dict[str, dict[str, float]]:
     """The largest magnitude of each float tensor on each frame, by ONNX Runtime."""
-    ort = require("onnxruntime", "onnxruntime")
+    ort = load_onnxruntime("onnxruntime")
     proto = ir.to_proto(model)
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
     shown = {
@@ -86,9 +87,7 @@ def _largest(model: ir.Model, frames: Mapping[str, Rgb]) -> dict[str, dict[str, 
     for name, dtype in shown.items():
         if name not in own:
             proto.graph.output.append(onnx.helper.make_tensor_value_info(name, int(dtype), None))
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(proto.SerializeToString(), quiet_options(ort), providers=["CPUExecutionProvider"])
     float_input = session.get_inputs()[0].type == "tensor(float)"
     found = {}
     for frame, pixels in frames.items():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from numpy.typing import NDArray
 
-from .._errors import BackendError, require
+from .._errors import BackendError
+from .quiet import load_onnxruntime, quiet_options
 
 
 class OnnxRuntimeSession:
@@ -19,9 +21,8 @@ class OnnxRuntimeSession:
         the FP16 of TensorRT's form.
         """
         ort = load_onnxruntime("onnxruntime")
-        options = ort.SessionOptions()
+        options = quiet_options(ort)
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
         if not fuse_int8:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         # Ask the system for what a tile needs, not for the next power of two.
@@ -29,14 +30,14 @@ class OnnxRuntimeSession:
         try:
             self._session: Any = ort.InferenceSession(onnx, options, providers=[provider])
         except Exception as error:  # its exception types are private
-            raise BackendError(f"ONNX Runtime refused the graph: {_first_line(error)}") from error
+            raise BackendError(f"ONNX Runtime refused the graph: {reason(error)}") from error
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
         """See Session."""
         try:
             result: NDArray[Any] = self._session.run(None, {"lr": batch})[0]
         except Exception as error:  # its exception types are private
-            raise BackendError(f"ONNX Runtime failed on {batch.shape}: {_first_line(error)}") from error
+            raise BackendError(f"ONNX Runtime failed on {batch.shape}: {reason(error)}") from error
         return result
 
     def close(self) -> None:
@@ -44,12 +45,6 @@ class OnnxRuntimeSession:
         self._session = None
 
 
-def load_onnxruntime(extra: str) -> Any:
-    """Its module, told to send nothing; MissingExtraError names the ``extra`` that brings it."""
-    ort = require("onnxruntime", extra)
-    getattr(ort, "disable_telemetry_events", lambda: None)()
-    return ort
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def reason(error: Exception) -> str:
+    """What an error of ONNX Runtime's says, in one line, without places in its own source."""
+    return re.sub(r"/\S+:\d+ .*?\) ", "", " ".join(str(error).split()))[:300].rstrip(".")

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 
 from .._errors import BackendError
 from .._files import private_folder, user_cache
-from .onnxruntime import load_onnxruntime
+from .onnxruntime import reason
+from .quiet import FATAL, load_onnxruntime, quiet_options, usual_severity
 
 Provider = Literal["cuda", "tensorrt"]
 
@@ -183,8 +184,7 @@ def _open(
     ort: Any, onnx: bytes, settings: Mapping[str, str], providers: list[tuple[str, dict[str, Any]]]
 ) -> tuple[Any, str]:
     """A session with the first of ``providers`` that goes and those after it, or None; and why others do not go."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options = quiet_options(ort)
     for key, value in settings.items():
         options.add_session_config_entry(key, value)
     printed = io.StringIO()
@@ -192,14 +192,16 @@ def _open(
         getattr(ort, "preload_dlls", lambda: None)()
     fault = printed.getvalue().partition("\n")[0]
     for first in range(len(providers)):
-        ort.set_default_logger_severity(4)  # what it says of libraries that it does not find is in the error as well
+        ort.set_default_logger_severity(
+            FATAL
+        )  # what it says of libraries that it does not find is in the error as well
         try:
             # Its own fallback prints, and goes on without the provider.
             return ort.InferenceSession(onnx, options, providers=providers[first:], enable_fallback=False), fault
         except Exception as error:  # its exception types are private
             fault = _reason(error)
         finally:
-            ort.set_default_logger_severity(2)  # its default
+            ort.set_default_logger_severity(usual_severity())
     return None, fault
 
 
@@ -221,6 +223,5 @@ def _left_to_cpu(session: Any) -> list[str]:
 
 def _reason(error: Exception) -> str:
     """What an error says, without places in ONNX Runtime's own source and the name of the machine."""
-    said = " ".join(str(error).split())
-    found = re.search(r"CUDA failure [^;]*", said)
-    return found[0].strip() if found else re.sub(r"/\S+:\d+ .*?\) ", "", said)[:300].rstrip(".")
+    found = re.search(r"CUDA failure [^;]*", " ".join(str(error).split()))
+    return found[0].strip() if found else reason(error)

@@ -12,6 +12,7 @@ import typer
 
 from .._errors import WdsrError
 from .._version import __version__
+from ..backends.quiet import hush
 from . import (
     benchmark,
     calibrate,
@@ -83,6 +84,7 @@ def _options(
 
 def main() -> None:
     """Entry point. Ends with exit code 0, 1 (a check failed) or 2 (bad input, one line on stderr)."""
+    hush()
     log = logging.getLogger("wdsr_edge")
     log.setLevel(logging.INFO)
     log.addHandler(_Said())
