@@ -15,24 +15,38 @@ Color = Literal["rgb", "bgr"]
 ALPHA_REACH = 2
 """Farthest LR pixel, along each axis, that ``enlarge_alpha`` takes into an output pixel."""
 
+SLACK = 1e-3
+"""How far outside of [0, 1] a float32 value may be."""
+
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def checked(frame: Frame, color: Color) -> Frame:
-    """``frame`` as a plain array, if ``SuperResolver.__call__`` takes it."""
+    """``frame`` as a plain array in the machine's byte order, if ``SuperResolver.__call__`` takes it.
+
+    float32 values up to ``SLACK`` outside of [0, 1], as resampling and codecs leave them, are clipped.
+    """
     if color not in ("rgb", "bgr"):
         raise InputError(f"color must be 'rgb' or 'bgr', got {color!r}")
     if not isinstance(frame, np.ndarray):
         raise InputError(f"a frame is a numpy array, got {type(frame).__name__}: convert it with numpy.asarray")
-    if frame.dtype not in (np.uint8, np.uint16, np.float32):
+    dtype = frame.dtype.newbyteorder("=")
+    if dtype not in (np.uint8, np.uint16, np.float32):
         raise InputError(f"a frame is uint8, uint16 or float32 in [0, 1], got {frame.dtype}: convert it first")
     if frame.ndim not in (2, 3) or (frame.ndim == 3 and frame.shape[2] not in (1, 3, 4)):
         raise InputError(f"a frame is [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {list(frame.shape)}")
     if 0 in frame.shape:
         raise InputError(f"a frame has at least one pixel, got {list(frame.shape)}")
-    if frame.dtype == np.float32 and not (frame.min() >= 0 and frame.max() <= 1):
-        raise InputError("a float32 frame is in [0, 1], without NaN: scale it, or pass uint8")
-    return np.asarray(frame)
+    plain = np.asarray(frame, dtype)
+    if dtype != np.float32:
+        return plain
+    least, most = plain.min(), plain.max()
+    if not (least >= np.float32(-SLACK) and most <= np.float32(1 + SLACK)):
+        raise InputError(
+            f"a float32 frame is in [0, 1], give or take {SLACK}, without NaN; this is {least:g} to {most:g}: "
+            "scale it, or pass uint8"
+        )
+    return plain if least >= 0 and most <= 1 else plain.clip(0, 1)
 
 
 def luma(big: Frame, dtype: np.dtype[Any]) -> Frame:

@@ -19,6 +19,8 @@ from .config import ModelConfig
 from .frames import ALPHA_REACH, Color, Frame, bled, checked, enlarge_alpha, is_grey, luma
 from .tiling import ACTIVATION_BYTES, Span, auto_tile, tiles
 
+OnTile = Callable[[int, int], None]
+"""Told how many windows of a frame are done, and how many there are."""
 Tile = int | Literal["auto"] | None
 """Core edge of a tile in LR pixels, automatic, or None for whole frames."""
 
@@ -97,15 +99,17 @@ class SuperResolver:
     def __reduce__(self) -> str:
         raise InputError("a SuperResolver cannot be copied to another process: load it there")
 
-    def __call__(self, frame: Frame, color: Color = "rgb") -> Frame:
+    def __call__(self, frame: Frame, color: Color = "rgb", *, on_tile: OnTile | None = None) -> Frame:
         """``frame`` enlarged ``scale`` times: [H, W, ...] to [H*s, W*s, ...], channels and dtype as they came.
 
         Shapes: [H, W, 3]; [H, W, 4] with straight alpha last, which is enlarged bicubically; [H, W] or [H, W, 1] grey,
         which comes back as the BT.601 luma of the network's output, and so does a frame of R = G = B in every pixel, in
         all three. Colour under an alpha of 0 has no influence on the result: visible colour is spread there first.
         Any size from 1x1, any strides, never written to.
-        Dtypes: uint8, through the engine at its precision; uint16 (0 to 65535) and float32 (0 to 1), through the
-        float32 graph, without rounding to 8 bits in between. ``color="bgr"`` takes and gives BGR, as OpenCV has it.
+        Dtypes: uint8, through the engine at its precision; uint16 (0 to 65535) and float32 (0 to 1; up to 0.001 outside
+        is clipped), through the float32 graph, without rounding to 8 bits in between. Any byte order; the result has
+        that of the machine. ``color="bgr"`` takes and gives BGR, as OpenCV has it. ``on_tile`` is called after each
+        window with how many are done and how many there are; not for a frame that is one window.
         Raises InputError for anything else, BackendError if the engine fails or was closed.
         """
         frame = checked(frame, color)
@@ -113,7 +117,7 @@ class SuperResolver:
             self._refuse_if_closed()
             self._calls += 1
         try:
-            return self._enlarge(frame, color)
+            return self._enlarge(frame, color, on_tile)
         finally:
             with self._lock:
                 self._calls -= 1
@@ -167,7 +171,7 @@ class SuperResolver:
         if self._closed:
             raise BackendError("this SuperResolver is closed: load it again")
 
-    def _enlarge(self, frame: Frame, color: Color) -> Frame:
+    def _enlarge(self, frame: Frame, color: Color, on_tile: OnTile | None = None) -> Frame:
         """A checked frame of any kind."""
         s, (height, width) = self.scale, frame.shape[:2]
         colours = bled(frame, self.halo + ALPHA_REACH) if frame.shape[2:] == (4,) else frame
@@ -176,14 +180,14 @@ class SuperResolver:
             return self._window(frame)
         big = np.empty((height * s, width * s, *frame.shape[2:]), frame.dtype)
         if frame.ndim == 2:
-            self._fill(big, frame)
+            self._fill(big, frame, on_tile)
         elif grey or frame.shape[2] == 1:
-            self._fill(big[..., 0], colours[..., 0])
+            self._fill(big[..., 0], colours[..., 0], on_tile)
             if grey:
                 big[..., 1:3] = big[..., :1]
         else:
             channels = slice(0, 3) if color == "rgb" else slice(2, None, -1)
-            self._fill(big[..., channels], colours[..., channels])
+            self._fill(big[..., channels], colours[..., channels], on_tile)
         if frame.shape[2:] == (4,):
             big[..., 3] = enlarge_alpha(frame[..., 3], s)
         return big
@@ -195,7 +199,7 @@ class SuperResolver:
         edge, longer = self._tile + 2 * self.halo, max(height, width)
         return longer <= edge or (self._is_auto and longer <= 4 * edge and height * width <= edge * edge)
 
-    def _fill(self, big: Frame, frame: Frame) -> None:
+    def _fill(self, big: Frame, frame: Frame, on_tile: OnTile | None) -> None:
         """Write ``frame``, RGB or grey, enlarged into ``big``, window by window."""
         height, width = frame.shape[:2]
         if self._fits(height, width):
@@ -203,12 +207,13 @@ class SuperResolver:
             return
         assert self._tile is not None
         begun: deque[tuple[Callable[[], Frame], Span, Span]] = deque()
-        for row, column in tiles(height, width, self._tile, self.halo, fixed=self._fixed_windows):
+        windows = list(tiles(height, width, self._tile, self.halo, fixed=self._fixed_windows))
+        for number, (row, column) in enumerate(windows, 1):
             begun.append((self._begin(frame[row.start : row.stop, column.start : column.stop]), row, column))
-            if len(begun) >= self.in_flight:
+            while len(begun) >= self.in_flight or (begun and number == len(windows)):
                 self._paste(big, *begun.popleft())
-        while begun:
-            self._paste(big, *begun.popleft())
+                if on_tile is not None:
+                    on_tile(number - len(begun), len(windows))
 
     def _paste(self, big: Frame, finish: Callable[[], Frame], row: Span, column: Span) -> None:
         """Write what is kept of a window into ``big``."""

@@ -1,4 +1,4 @@
-"""Colour hidden under transparency never shows, and grey frames stay grey."""
+"""What a frame may be; colour hidden under transparency never shows, and grey frames stay grey."""
 
 from __future__ import annotations
 
@@ -33,6 +33,31 @@ def otherwise_hidden(frame: Any, seed: int = 9) -> Any:
     hidden = frame[..., 3:] == 0
     other = noise(*frame.shape, dtype=frame.dtype.type, seed=seed)
     return np.where(hidden & (np.arange(4) < 3), other, frame).astype(frame.dtype)
+
+
+# What is a frame
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (9, 7, 1), (9, 7, 3), (9, 7, 4)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_any_byte_order_is_taken_and_the_machines_comes_back(order: str, dtype: Any, shape: Any) -> None:
+    frame = noise(*shape, dtype=dtype)
+    other = frame.astype(frame.dtype.newbyteorder(order))
+    other.flags.writeable = False
+    for big in (real()(other), real().submit(other).result()):
+        assert big.dtype.isnative
+        assert big.dtype == dtype
+        assert np.array_equal(big, real()(frame))
+
+
+@given(st.floats(-0.0009, 1.0009) | st.sampled_from([-1e-3, 1 + 1e-3]), st.sampled_from(["<f4", ">f4"]))
+def test_floats_that_overshoot_a_little_are_clipped(value: float, dtype: str) -> None:
+    frame = noise(3, 4, 4, dtype=np.float32).astype(dtype)
+    frame[1, 2] = value
+    before = frame.copy()
+    assert np.array_equal(real()(frame), real()(before.clip(0, 1)))
+    assert np.array_equal(frame, before)
 
 
 # What is hidden

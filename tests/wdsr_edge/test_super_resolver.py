@@ -342,11 +342,12 @@ FRAMES: list[Any] = [
     np.zeros((4, 4, 0), np.uint8),
     np.zeros((0, 0), np.uint8),
     *[np.zeros((4, 4, 3), dtype) for dtype in (np.int8, np.int32, np.int64, np.uint32, np.float16, np.float64, bool)],
-    *[np.zeros((4, 4, 3), dtype) for dtype in (np.complex64, object, "U1", "M8[s]", ">u2", ">f4", "u1,u1")],
+    *[np.zeros((4, 4, 3), dtype) for dtype in (np.complex64, object, "U1", "M8[s]", ">i2", ">f8", "u1,u1")],
     np.full((4, 4, 3), np.nan, np.float32),
     np.full((4, 4, 3), np.inf, np.float32),
-    np.full((4, 4, 3), 1.01, np.float32),
-    np.full((4, 4, 3), -0.01, np.float32),
+    np.full((4, 4, 3), 1.0011, np.float32),
+    np.full((4, 4, 3), -0.0011, np.float32),
+    np.full((4, 4, 3), np.nan, ">f4"),
     np.where(np.arange(48).reshape(4, 4, 3) == 47, np.nan, 0.5).astype(np.float32),
 ]
 
@@ -566,3 +567,15 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_it_cannot_be_pickled() -> None:
     with wdsr_edge.load("wdsr-b-3x32-x2") as sr, pytest.raises(InputError, match="load it there"):
         pickle.dumps(sr)
+
+
+@pytest.mark.parametrize("shape", [(40, 50, 3), (40, 50), (40, 50, 4), (70, 20, 1)])
+def test_each_window_is_told(shape: tuple[int, ...]) -> None:
+    told: list[tuple[int, int]] = []
+    sr = resolver(Nearest(), tile=10)
+    assert np.array_equal(sr(noise(*shape), on_tile=lambda *done: told.append(done)), sr(noise(*shape)))
+    total = told[0][1]
+    assert total > 5
+    assert told == [(number, total) for number in range(1, total + 1)]
+    sr(noise(5, 5, 3), on_tile=lambda *done: told.append(done))
+    assert len(told) == total
