@@ -6,6 +6,7 @@
     ├── BundleError         a bundle that is damaged, hostile or from another version
     ├── ExportError         a model that cannot be folded or exported
     ├── BackendError        an engine that is absent, refused the model or failed
+    ├── DroppedError        a submitted frame that was never begun        (also a concurrent.futures.CancelledError)
     └── MissingExtraError   a package that is not installed; names the extra              (also an ImportError)
 
 The text of each is one line that says what is wrong and what to do. The command line prints it and exits with 2.
@@ -14,6 +15,7 @@ The text of each is one line that says what is wrong and what to do. The command
 from __future__ import annotations
 
 import importlib
+from concurrent.futures import CancelledError
 from types import ModuleType
 
 
@@ -39,6 +41,10 @@ class ExportError(WdsrError):
 
 class BackendError(WdsrError):
     """An engine that is absent, refused the model or failed."""
+
+
+class DroppedError(WdsrError, CancelledError):
+    """A submitted frame that was never begun: cancelled, pushed out by a newer one, or left behind by ``close``."""
 
 
 class MissingExtraError(WdsrError, ImportError):

@@ -12,6 +12,8 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 
+from ._at_exit import end_with_process
+from ._calls import Calls
 from ._errors import BackendError, InputError, MissingExtraError
 from .backends import (
     BUILT_FOR_SHAPES,
@@ -35,6 +37,8 @@ ZOO = Path(__file__).parent / "zoo"
 ZOO_VARIABLE = "WDSR_EDGE_ZOO"
 
 _LOG = logging.getLogger("wdsr_edge")
+_OPENING = Calls()
+end_with_process(_OPENING)
 
 
 def load(
@@ -48,6 +52,7 @@ def load(
     cache_dir: str | os.PathLike[str] | None = None,
     allow_cpu: bool = False,
     threads: int | None = None,
+    queue_size: int | None = None,
 ) -> SuperResolver:
     """A ready SuperResolver for a zoo model (``"wdsr-b-3x32-x2"``) or a bundle directory.
 
@@ -70,6 +75,8 @@ def load(
     WDSR_EDGE_THREADS says, else as many as the backend takes, one for each core. With small frames, or several
     processes on one machine, 1 is often fastest. Where this number of threads was timed (``benchmark --threads``),
     ``auto`` goes by that. GPU backends do not use it.
+    ``queue_size`` is how many frames of ``submit`` can wait before it does; None takes twice as many as are worked on
+    at a time.
 
     Raises InputError for a bad argument or an unknown name, BundleError for a bundle that is damaged or hostile,
     BackendError or MissingExtraError if no engine takes it.
@@ -92,10 +99,12 @@ def load(
         )
     for choice in tried[:-1] if backend == "auto" else ():
         try:
-            return open_bundle(bundle, choice, tile=tile, gpu=gpu, threads=threads)
+            return open_bundle(bundle, choice, tile=tile, gpu=gpu, threads=threads, queue_size=queue_size)
         except (BackendError, MissingExtraError) as error:
             _LOG.warning("%s in %s is not used: %s", choice.backend, choice.precision, error)
-    return open_bundle(bundle, tried[-1 if backend == "auto" else 0], tile=tile, gpu=gpu, threads=threads)
+    return open_bundle(
+        bundle, tried[-1 if backend == "auto" else 0], tile=tile, gpu=gpu, threads=threads, queue_size=queue_size
+    )
 
 
 def candidates(
@@ -126,6 +135,7 @@ def open_bundle(
     tile: Tile = "auto",
     gpu: GpuOptions | None = None,
     threads: int | None = None,
+    queue_size: int | None = None,
 ) -> SuperResolver:
     """``bundle`` in one engine and precision that ``choices`` names; ``threads`` as in ``load``."""
 
@@ -147,6 +157,7 @@ def open_bundle(
         precision=choice.precision,
         tile=None if tile == "auto" and gpu.engine is not None else tile,
         fixed_windows=fixed,
+        queue_size=queue_size,
     )
 
 
@@ -161,13 +172,14 @@ def _open(
     graph = graph_of(choice)
     test = golden_test(bundle, graph, passing)
     onnx = bundle.onnx(graph)
-    session = open_session(choice.backend, onnx, choice.precision, gpu=gpu, self_test=test, threads=threads)
-    if choice.backend == "onnxruntime-cuda":
-        try:
-            test(session.run, (1, *bundle.golden()[0].shape))
-        except BaseException:
-            session.close()
-            raise
+    with _OPENING:
+        session = open_session(choice.backend, onnx, choice.precision, gpu=gpu, self_test=test, threads=threads)
+        if choice.backend == "onnxruntime-cuda":
+            try:
+                test(session.run, (1, *bundle.golden()[0].shape))
+            except BaseException:
+                session.close()
+                raise
     return session
 
 

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import Literal
 
 import numpy as np
 
+from ._at_exit import end_with_process, shut_out
+from ._calls import Calls
 from ._errors import BackendError, InputError
 from .backends import AsyncSession, Backend, Session
 from .bundle import Precision
 from .config import ModelConfig
 from .frames import ALPHA_REACH, Color, Frame, bled, checked, enlarge_alpha, is_grey, luma
+from .tickets import FrameQueue, Policy, Ticket, begun, check_policy, queue_limit
 from .tiling import ACTIVATION_BYTES, Span, auto_tile, tiles
 
 OnTile = Callable[[int, int], None]
 """Told how many windows of a frame are done, and how many there are."""
 Tile = int | Literal["auto"] | None
 """Core edge of a tile in LR pixels, automatic, or None for whole frames."""
-
-
-class Ticket:
-    """A frame on its way; ``result`` waits for it."""
-
-    def __init__(self, future: Future[Frame]) -> None:
-        self._future = future
-
-    def result(self, timeout: float | None = None) -> Frame:
-        """The frame that ``SuperResolver.__call__`` returns; raises what it raises, or TimeoutError."""
-        return self._future.result(timeout)
 
 
 class SuperResolver:
@@ -50,11 +41,13 @@ class SuperResolver:
         tile: Tile = "auto",
         fixed_windows: bool = False,
         keep_grey: bool = True,
+        queue_size: int | None = None,
     ) -> None:
         """``session`` runs the uint8 graph; ``open_float_session`` opens the float one when a frame first needs it.
 
         ``fixed_windows`` gives large frames windows of one size, for engines that are compiled for each.
         ``keep_grey=False`` leaves the colours that the network gives to frames of R = G = B, to compare networks.
+        ``queue_size`` is how many submitted frames can wait; None takes twice as many as are worked on at a time.
         """
         if tile not in ("auto", None) and (
             isinstance(tile, bool) or not isinstance(tile, (int, np.integer)) or tile < 1
@@ -80,21 +73,11 @@ class SuperResolver:
         """How many submitted frames are worked on at a time."""
         self._float_session: Session | None = None
         self._open_float_session = open_float_session
-        self._closed = False
-        self._start()
-
-    def _start(self) -> None:
-        """The state that belongs to one process: no worker and no call under way."""
-        self._process = os.getpid()
-        self._worker: ThreadPoolExecutor | None = None
-        self._calls = 0
-        self._lock = threading.Condition()
-
-    def _own(self) -> threading.Condition:
-        """The lock, made anew in a forked child, where the parent's threads do not exist."""
-        if self._process != os.getpid():
-            self._start()
-        return self._lock
+        self._queue_size = queue_limit(queue_size, self.in_flight)
+        self._queue: FrameQueue | None = None
+        self._calls = Calls()
+        self._closed = self._freed = False
+        end_with_process(self)
 
     def __reduce__(self) -> str:
         raise InputError("a SuperResolver cannot be copied to another process: load it there")
@@ -113,27 +96,31 @@ class SuperResolver:
         Raises InputError for anything else, BackendError if the engine fails or was closed.
         """
         frame = checked(frame, color)
-        with self._own():
+        with self._calls:
             self._refuse_if_closed()
-            self._calls += 1
-        try:
             return self._enlarge(frame, color, on_tile)
-        finally:
-            with self._lock:
-                self._calls -= 1
-                self._lock.notify_all()
 
-    def submit(self, frame: Frame, color: Color = "rgb") -> Ticket:
-        """Start on ``frame`` and return at once; leave it unchanged until there is a result.
+    def submit(self, frame: Frame, color: Color = "rgb", *, policy: Policy = "block") -> Ticket:
+        """Start on ``frame``; leave it unchanged until there is a result.
 
-        Frames are begun in order; on a GPU a frame is prepared and copied while it works on the one before.
+        Frames are begun in order; on a GPU a frame is prepared and copied while it works on the one before. Where as
+        many frames wait as the queue takes, this waits as well, or with ``policy="latest"`` drops the oldest of them,
+        whose ticket says so. Raises what ``__call__`` raises, also if another thread closes the SuperResolver while
+        this waits. In asyncio, which must not wait, use "latest" or ``asyncio.to_thread``.
         """
         frame = checked(frame, color)
-        with self._own():
+        check_policy(policy)
+        with self._calls.lock:
             self._refuse_if_closed()
-            if self._worker is None:
-                self._worker = ThreadPoolExecutor(self.in_flight, "wdsr-edge")
-            return Ticket(self._worker.submit(self._enlarge, frame, color))
+            if self._queue is None or self._queue.forked:
+                self._queue = FrameQueue(self.in_flight, self._queue_size)
+                weakref.finalize(self, self._queue.close, True).atexit = False
+            queue = self._queue
+        return queue.put(partial(self._run_submitted, frame, color), policy)
+
+    def _run_submitted(self, frame: Frame, color: Color) -> Frame:
+        with self._calls:
+            return self._enlarge(frame, color)
 
     def engine_ms(self, frame: Frame, count: int = 20) -> float | None:
         """Milliseconds of the engine alone for ``frame`` (uint8 RGB), ``count`` runs in a row without copies.
@@ -145,19 +132,41 @@ class SuperResolver:
         found: float = self._session.bare_ms(np.ascontiguousarray(frame[None]), count)
         return found
 
-    def close(self) -> None:
-        """Finish the frames under way, in whatever thread, and free the engine. Closing twice is fine."""
-        with self._own():
-            if self._closed:
-                return
+    def close(self, *, cancel: bool = False) -> None:
+        """Finish the submitted frames and the calls under way, in whatever thread, and free the engine.
+
+        ``cancel`` drops the frames that were not begun; so does Ctrl-C while this waits. Closing twice is fine. What is
+        still open when the program ends is closed then, and frames that were not begun are dropped.
+        """
+        with self._calls.lock:
             self._closed = True
-        if self._worker is not None:
-            self._worker.shutdown()
-        with self._lock:
-            self._lock.wait_for(lambda: self._calls == 0)
-        self._session.close()
-        if self._float_session is not None:
-            self._float_session.close()
+            queue = None if self._queue is None or self._queue.forked else self._queue
+        try:
+            if queue is not None:
+                queue.close(cancel)
+                queue.join()
+            self._calls.wait()
+        except BaseException:
+            if queue is not None:
+                queue.close(True)
+            raise
+        self._free()
+
+    def _end(self, deadline: float) -> None:
+        """``close`` when the process ends: nothing more is begun, and only what is under way is waited for."""
+        if not self._calls.forked and self._calls.wait(deadline):
+            self._closed = True
+            self._free()
+
+    def _free(self) -> None:
+        """Close the engine, once."""
+        with self._calls.lock:
+            if self._freed:
+                return
+            self._session.close()
+            if self._float_session is not None:
+                self._float_session.close()
+            self._freed = True  # not if it was interrupted
 
     def __enter__(self) -> SuperResolver:
         return self
@@ -165,7 +174,8 @@ class SuperResolver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        """Close it; after an exception, Ctrl-C included, the frames that were not begun are dropped."""
+        self.close(cancel=kind is not None)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -230,6 +240,8 @@ class SuperResolver:
 
     def _begin(self, window: Frame) -> Callable[[], Frame]:
         """Start one call of an engine; what is returned waits for it. Grey goes in as RGB and comes back as luma."""
+        if self._freed or shut_out():
+            raise BackendError("this SuperResolver was closed under a call: load it again")
         if window.ndim == 2:
             finish = self._begin(np.repeat(window[..., None], 3, axis=2))
             return lambda: luma(finish(), window.dtype)
@@ -237,6 +249,7 @@ class SuperResolver:
             batch = np.ascontiguousarray(window[None])
             if isinstance(self._session, AsyncSession):
                 ticket = self._session.submit(batch)
+                begun()
                 return lambda: self._right_size(window, ticket.result()[0])
             big = self._right_size(window, self._session.run(batch)[0])
             return lambda: big
@@ -245,7 +258,7 @@ class SuperResolver:
 
     def _run_float(self, window: Frame) -> Frame:
         """One call of the float graph."""
-        with self._lock:
+        with self._calls.lock:
             if self._float_session is None:
                 self._float_session = self._open_float_session()
         top = np.float32(65535 if window.dtype == np.uint16 else 1)
