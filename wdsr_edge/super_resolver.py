@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from ._at_exit import end_with_process, shut_out
+from ._at_exit import end_with_process, shut_out, stay_if_ending
 from ._calls import Calls
 from ._errors import BackendError, InputError
 from .backends import AsyncSession, Backend, Session
@@ -110,13 +110,19 @@ class SuperResolver:
         """
         frame = checked(frame, color)
         check_policy(policy)
+        try:
+            return self._own_queue().put(partial(self._run_submitted, frame, color), policy)
+        finally:
+            stay_if_ending()
+
+    def _own_queue(self) -> FrameQueue:
+        """The queue of this process."""
         with self._calls.lock:
             self._refuse_if_closed()
             if self._queue is None or self._queue.forked:
                 self._queue = FrameQueue(self.in_flight, self._queue_size)
                 weakref.finalize(self, self._queue.close, True).atexit = False
-            queue = self._queue
-        return queue.put(partial(self._run_submitted, frame, color), policy)
+            return self._queue
 
     def _run_submitted(self, frame: Frame, color: Color) -> Frame:
         with self._calls:
@@ -129,7 +135,9 @@ class SuperResolver:
         """
         if not hasattr(self._session, "bare_ms") or not self._fits(*frame.shape[:2]):
             return None
-        found: float = self._session.bare_ms(np.ascontiguousarray(frame[None]), count)
+        with self._calls:
+            self._refuse_if_closed()
+            found: float = self._session.bare_ms(np.ascontiguousarray(frame[None]), count)
         return found
 
     def close(self, *, cancel: bool = False) -> None:
