@@ -7,8 +7,6 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import shutil
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -26,11 +24,11 @@ from .clocks import read_clocks
 from .comparison import Size
 from .first_run import FirstRun, first_run
 from .loading import find_bundle, zoo_names
+from .machine import cpu, said, text
 from .speed import choices
 
 _JETSON = "make the virtual environment with --system-site-packages and pip install 'wdsr-edge[jetson]'"
 _DESKTOP = "pip install 'wdsr-edge[tensorrt]' (GeForce: 'wdsr-edge[tensorrt-rtx]' as well)"
-_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 
 
 def examine(device: int = 0) -> dict[str, Any]:
@@ -42,10 +40,10 @@ def examine(device: int = 0) -> dict[str, Any]:
         "wdsr-edge": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "memory_gib": _memory_gib(),
-        "board": _text("/proc/device-tree/model"),
-        "jetson_linux": _text("/etc/nv_tegra_release"),
+        "board": text("/proc/device-tree/model"),
+        "jetson_linux": text("/etc/nv_tegra_release"),
         "gpus": _gpus(),
         "cuda": cuda,
         "power": {**asdict(clocks), "advice": clocks.advice},
@@ -62,29 +60,6 @@ def try_model(name: str, size: Size, gpu: GpuOptions, seconds: float = 1.0) -> F
     bundle = Bundle.load(find_bundle(name))
     config = EngineConfig((Profile.static(*size),))
     return first_run(bundle, choices(bundle), [config], gpu=gpu, seconds=seconds)
-
-
-def _cpu() -> dict[str, Any]:
-    lines = (_text("/proc/cpuinfo") or "").splitlines()
-    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = set(values.get("flags", values.get("Features", "")).split())
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "model": values.get("model name") or _cpu_of_macos() or platform.processor() or platform.machine(),
-        "cores": usable,
-        "features": [feature for feature in _FEATURES if feature in flags],
-    }
-
-
-def _text(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    except OSError:
-        return None
-
-
-def _cpu_of_macos() -> str:
-    return _said("sysctl", "-n", "machdep.cpu.brand_string") if sys.platform == "darwin" else ""
 
 
 class _MemoryStatus(ctypes.Structure):
@@ -112,18 +87,7 @@ def _memory_gib() -> float | None:
 
 def _gpus() -> list[str]:
     """Names as nvidia-smi has them; empty without it or without a GPU."""
-    return _said("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader").splitlines()
-
-
-def _said(*command: str) -> str:
-    """What a command prints; empty without it, or if it fails."""
-    if shutil.which(command[0]) is None:
-        return ""
-    try:
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
+    return said("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader").splitlines()
 
 
 def _engine(backend: Backend) -> str:
@@ -155,7 +119,7 @@ def _cuda(device: int) -> tuple[str, str]:
 def _has_gpu_without_driver(root: Path = Path("/")) -> bool:
     """Whether a GPU of NVIDIA's (PCI vendor 10de, class 03) is in the machine, whatever the driver; Linux tells."""
     for device in root.glob("sys/bus/pci/devices/*"):
-        if _text(f"{device}/vendor") == "0x10de" and (_text(f"{device}/class") or "").startswith("0x03"):
+        if text(f"{device}/vendor") == "0x10de" and (text(f"{device}/class") or "").startswith("0x03"):
             return os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1")
     return False
 
@@ -194,8 +158,8 @@ def _providers(device: int) -> dict[str, str]:
             session = ort.InferenceSession(graph, options, providers=[provider], enable_fallback=False)
             found[provider] = "works" if provider in session.get_providers() else "leaves everything to the CPU"
         except Exception as error:  # its exception types are private
-            text = str(error).strip().partition("\n")[0][:200]
-            found[provider] = "leaves work to the CPU" if "fallback to CPU" in text else text
+            reason = str(error).strip().partition("\n")[0][:200]
+            found[provider] = "leaves work to the CPU" if "fallback to CPU" in reason else reason
     return found
 
 

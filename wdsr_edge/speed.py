@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -13,6 +12,7 @@ from ._errors import InputError
 from ._files import replacing, user_cache
 from .backends import ON_CPU, Backend, installed, version
 from .bundle import Bundle, Graph, Precision
+from .machine import identity
 
 _ON_GPU: tuple[Precision, ...] = ("fp16", "int8", "fp32")
 
@@ -90,6 +90,6 @@ def _file(bundle: Bundle, threads: int) -> Path:
     """For these very files, this machine, these versions of the engines and so many threads."""
     files = sorted(bundle.manifest["files"].items())
     engines = [(engine, version(engine)) for engine in installed()]
-    key = hashlib.sha256(json.dumps([files, platform.node(), platform.machine(), engines]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([files, identity(), engines]).encode()).hexdigest()
     suffix = f"-{threads}" if threads else ""
     return user_cache() / "speed" / f"{key[:32]}{suffix}.json"
