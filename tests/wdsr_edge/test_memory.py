@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wdsr_edge.backends import ON_CPU
 from wdsr_edge.samples import frame_of_size
 
 PROGRAM = """
@@ -39,3 +40,29 @@ def test_a_photo_of_12_megapixels_stays_under_one_and_a_half_gigabytes(tmp_path:
         corner = np.asarray(big.crop((7800, 5800, 8000, 6000)).convert("RGB"))
         assert corner.std() > 3
     print(f"{mode}: {peak / 1e9:.2f} GB")
+
+
+MANY_SIZES = """
+import sys
+import numpy as np
+import psutil
+import wdsr_edge
+
+process = psutil.Process()
+with wdsr_edge.load("wdsr-b-1x32-x2", backend=sys.argv[1], precision=sys.argv[2], threads=1) as sr:
+    sr(np.zeros((42, 42, 3), np.uint8))
+    before = process.memory_info().rss
+    for size in np.random.default_rng(0).permutation(32 * 32)[:1000]:
+        sr(np.zeros((10 + size // 32, 10 + size % 32, 3), np.uint8))
+    print((process.memory_info().rss - before) >> 20)
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_frames_of_a_thousand_sizes_stay_within_60_mib(backend: str, precision: str) -> None:
+    pytest.importorskip(backend)
+    command = [sys.executable, "-c", MANY_SIZES, backend, precision]
+    grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert grown <= 60
+    print(f"{backend} {precision}: {grown} MiB")

@@ -31,6 +31,8 @@ def hush() -> None:
 
 def load_onnxruntime(extra: str) -> Any:
     """Its module, told to send nothing; MissingExtraError names the ``extra`` that brings it."""
+    # It reads that when it is imported. The threads that would send also keep a forked child from ending.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if _hushed and "onnxruntime" not in sys.modules:
         with without_its_log():
             ort = require("onnxruntime", extra)
