@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from ._errors import BackendError, BundleError, MissingExtraError
+from ._errors import WdsrError
 from .backends import COMPILED, EngineReport, GpuOptions, thread_count
 from .bundle import Bundle
 from .gates import check_golden
@@ -83,7 +83,7 @@ def compare(
                 golden, fault = _check(bundle, choice, sr)
                 for size in sizes if not fault else ():
                     sr(frame_of_size(*size))
-            except (BackendError, BundleError, MissingExtraError) as error:
+            except WdsrError as error:
                 found.append(Timed(choice, None, str(error), {}))
                 continue
             except Exception as error:  # a bug, ours or an engine's, which is not to hide how the others do

@@ -23,9 +23,8 @@ from .bundle import Bundle
 from .clocks import read_clocks
 from .comparison import Size
 from .first_run import FirstRun, first_run
-from .loading import find_bundle, zoo_names
+from .loading import find_bundle, fitting, zoo_names
 from .machine import cpu, said, text
-from .speed import choices
 
 _JETSON = "make the virtual environment with --system-site-packages and pip install 'wdsr-edge[jetson]'"
 _DESKTOP = "pip install 'wdsr-edge[tensorrt]' (GeForce: 'wdsr-edge[tensorrt-rtx]' as well)"
@@ -59,7 +58,7 @@ def try_model(name: str, size: Size, gpu: GpuOptions, seconds: float = 1.0) -> F
     """One model in every engine and precision here, on frames of one size (LR height, width)."""
     bundle = Bundle.load(find_bundle(name))
     config = EngineConfig((Profile.static(*size),))
-    return first_run(bundle, choices(bundle), [config], gpu=gpu, seconds=seconds)
+    return first_run(bundle, fitting(bundle, gpu=gpu), [config], gpu=gpu, seconds=seconds)
 
 
 class _MemoryStatus(ctypes.Structure):

@@ -27,6 +27,7 @@ from .backends import (
     open_session,
     thread_count,
 )
+from .backends._cuda import Cuda
 from .backends.device_engines import read_beside
 from .bundle import MANIFEST, Bundle, Precision
 from .self_test import golden_test
@@ -89,14 +90,7 @@ def load(
         None if engine is None else Path(engine),
         allow_cpu=allow_cpu,
     )
-    if gpu.engine is not None and precision == "auto":
-        precision = precision_of(gpu.engine)
-    found = candidates(bundle, backend, precision, threads=threads)
-    tried = [choice for choice in found if _fits(choice, gpu)]
-    if not tried:
-        raise InputError(
-            f"backend {found[0].backend} has no compiled engines and no devices: leave engine None and device 0"
-        )
+    tried = fitting(bundle, backend, precision, gpu=gpu, threads=threads)
     for choice in tried[:-1] if backend == "auto" else ():
         try:
             return open_bundle(bundle, choice, tile=tile, gpu=gpu, threads=threads, queue_size=queue_size)
@@ -126,6 +120,39 @@ def candidates(
         held = ", ".join(bundle.graphs) or "no graph at all"
         raise InputError(f"{bundle.path} holds no {graph_of(choice)}: it holds {held}")
     return (choice,)
+
+
+def fitting(
+    bundle: Bundle,
+    backend: Backend = "auto",
+    precision: Precision | Literal["auto"] = "auto",
+    *,
+    gpu: GpuOptions,
+    threads: int | None = None,
+) -> tuple[Choice, ...]:
+    """``candidates`` that can do what is asked of a GPU: to be another than the first, or to run a compiled engine.
+
+    Of an engine, ``compile`` wrote next to it in which precision it is, and for which library. Raises InputError if
+    there is none, and BackendError if there are GPUs and none of that number.
+    """
+    if gpu.engine is not None:
+        if not os.path.isfile(gpu.engine):
+            raise InputError(f"engine {str(gpu.engine)!r} cannot be read: it is not a file")
+        precision = precision_of(gpu.engine) if precision == "auto" else precision
+        library = read_beside(gpu.engine).get("library", "").partition(" ")[0]
+        backend = next((one for one in COMPILED if one == library), backend) if backend == "auto" else backend
+    among = candidates(bundle, backend, precision, threads=threads)
+    found = tuple(choice for choice in among if _fits(choice, gpu))
+    if not found:
+        names = " or ".join(dict.fromkeys(choice.backend for choice in among))
+        what = f"device {gpu.device} is for a GPU"
+        if gpu.engine is not None:
+            what = f"engine {str(gpu.engine)!r} is for {' or '.join(COMPILED)} on a GPU"
+        raise InputError(f"{what}, not for {names}: leave it out, or see what wdsr-edge doctor says")
+    if gpu.device:
+        with contextlib.suppress(MissingExtraError):  # ONNX Runtime needs no cuda-bindings, and says it itself
+            Cuda(gpu.device)
+    return found
 
 
 def open_bundle(
@@ -195,12 +222,12 @@ def _passing(bundle: Bundle, failed: Choice, gpu: GpuOptions, shape: tuple[int, 
 
 
 def precision_of(engine: Path) -> Precision:
-    """What ``wdsr-edge compile`` wrote beside a compiled engine; InputError if it did not."""
+    """What ``wdsr-edge compile`` wrote next to a compiled engine; InputError if it did not."""
     found = read_beside(engine).get("precision")
     for precision in get_args(Precision):
         if found == precision:
             return cast(Precision, precision)
-    raise InputError(f"nothing beside {engine} tells its precision: name it")
+    raise InputError(f"cannot tell the precision of {engine} (no .json next to it): name the precision")
 
 
 def _fits(choice: Choice, gpu: GpuOptions) -> bool:

@@ -13,7 +13,7 @@ from ._errors import BackendError
 from .backends.device import SelfTest
 from .bundle import Bundle, Graph
 from .gates import golden_gate
-from .metrics import difference
+from .metrics import Difference, difference
 from .tiling import Span, spans
 
 _Batch = NDArray[Any]
@@ -30,29 +30,9 @@ def golden_test(
     """
 
     def test(run: Callable[[_Batch], _Batch], shape: tuple[int, ...]) -> float | None:
-        lr, reference = bundle.golden()
-        planar = shape[-1] != 3
-        size = shape[2:] if planar else shape[1:3]
-        halo, s = bundle.config.halo, bundle.config.scale
-        pairs = [*zip(size, lr.shape[:2], strict=True)]
-        if any(side != whole and min(side, whole) <= 2 * halo for side, whole in pairs):
+        apart = golden_difference(bundle, run, shape)
+        if apart is None:
             return None
-        found = np.empty((shape[0], *reference.shape), np.uint8)
-        for row, column in itertools.product(*(_windows(side, whole, halo) for side, whole in pairs)):
-            real = lr[max(0, row.start) : row.stop, max(0, column.start) : column.stop]
-            before = max(0, -row.start), max(0, -column.start)
-            after = size[0] - before[0] - real.shape[0], size[1] - before[1] - real.shape[1]
-            window = np.pad(real, (*zip(before, after, strict=True), (0, 0)), "symmetric")
-            batch = np.ascontiguousarray(np.broadcast_to(window, (shape[0], *window.shape)))
-            big = _run_planar(run, batch) if planar else run(batch)
-            found[:, row.first * s : row.last * s, column.first * s : column.last * s] = big[
-                :,
-                (row.first - row.start) * s : (row.last - row.start) * s,
-                (column.first - column.start) * s : (column.last - column.start) * s,
-            ]
-        # Frames of a batch are stacked into one picture.
-        expected = np.broadcast_to(reference, found.shape).reshape(-1, *reference.shape[1:])
-        apart = difference(found.reshape(expected.shape), np.ascontiguousarray(expected))
         gate = golden_gate(graph, bundle.manifest)
         if not gate.admits(apart):
             others = passing(shape)
@@ -64,6 +44,36 @@ def golden_test(
         return apart.psnr_db
 
     return test
+
+
+def golden_difference(bundle: Bundle, run: Callable[[_Batch], _Batch], shape: tuple[int, ...]) -> Difference | None:
+    """How far ``run``, an engine for batches of ``shape``, is from the golden frame; None if that is too small to tell.
+
+    A frame of another size goes through in windows, or continued by its mirror image, so that all of it is compared.
+    """
+    lr, reference = bundle.golden()
+    planar = shape[-1] != 3
+    size = shape[2:] if planar else shape[1:3]
+    halo, s = bundle.config.halo, bundle.config.scale
+    pairs = [*zip(size, lr.shape[:2], strict=True)]
+    if any(side != whole and min(side, whole) <= 2 * halo for side, whole in pairs):
+        return None
+    found = np.empty((shape[0], *reference.shape), np.uint8)
+    for row, column in itertools.product(*(_windows(side, whole, halo) for side, whole in pairs)):
+        real = lr[max(0, row.start) : row.stop, max(0, column.start) : column.stop]
+        before = max(0, -row.start), max(0, -column.start)
+        after = size[0] - before[0] - real.shape[0], size[1] - before[1] - real.shape[1]
+        window = np.pad(real, (*zip(before, after, strict=True), (0, 0)), "symmetric")
+        batch = np.ascontiguousarray(np.broadcast_to(window, (shape[0], *window.shape)))
+        big = _run_planar(run, batch) if planar else run(batch)
+        found[:, row.first * s : row.last * s, column.first * s : column.last * s] = big[
+            :,
+            (row.first - row.start) * s : (row.last - row.start) * s,
+            (column.first - column.start) * s : (column.last - column.start) * s,
+        ]
+    # Frames of a batch are stacked into one picture.
+    expected = np.broadcast_to(reference, found.shape).reshape(-1, *reference.shape[1:])
+    return difference(found.reshape(expected.shape), np.ascontiguousarray(expected))
 
 
 def _windows(side: int, whole: int, halo: int) -> list[Span]:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from .._errors import BackendError, InputError
 from .._files import read_regular
@@ -195,12 +196,24 @@ class VouchedEngine:
 
 
 def read_beside(path: Path) -> dict[str, str]:
-    """What lies beside an engine in a file: the texts in its JSON; nothing if there is none."""
+    """What lies next to an engine in a file: the texts in its JSON; nothing if there is none."""
+    return {key: value for key, value in _read_beside(path).items() if isinstance(value, str)}
+
+
+def profiles_beside(path: Path) -> tuple[Profile, ...]:
+    """The shapes that an engine in a file was compiled for, as its JSON has them; nothing if there is none."""
+    try:
+        return EngineConfig.from_dict(_read_beside(path)["config"]).profiles
+    except (InputError, KeyError, TypeError, ValueError, AttributeError):
+        return ()
+
+
+def _read_beside(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(read_regular(path.with_suffix(".json"), LARGEST_BESIDE))
     except (OSError, ValueError, RecursionError):
         return {}
-    return {str(k): v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _refusal(checked: Audit, what: str) -> BackendError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from .output import (
     BackendOption,
     BundleArgument,
     DeviceOption,
+    EngineOption,
     JsonFlag,
     PrecisionOption,
     ThreadsOption,
@@ -26,7 +28,7 @@ from .output import (
 from .sizes import parse_size
 
 if TYPE_CHECKING:
-    from ..comparison import Timed
+    from ..comparison import Size, Timed
 
 
 def run(
@@ -40,22 +42,23 @@ def run(
     warmup: Annotated[int, typer.Option(min=0, help="Calls that do not count.")] = 3,
     tile: Annotated[int, typer.Option(min=0, help="Core edge in LR pixels; 0 is automatic.")] = 0,
     device: DeviceOption = 0,
+    engine: EngineOption = None,
     threads: ThreadsOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Time frames host to host, uint8 array in and out, in every engine here and every precision that suits it.
 
     Each is first checked against the bundle's golden frame. Unless the choice was narrowed, or another GPU than the
-    first was named, the fastest is remembered, and is what auto then means for this bundle on this machine (with
-    --threads: for that many). FP16 on a CPU is timed if asked for.
+    first or an engine was named, the fastest is remembered, and is what auto then means for this bundle on this machine
+    (with --threads: for that many). FP16 on a CPU is timed if asked for.
     """
     from ..backends import GpuOptions
     from ..comparison import compare
-    from ..loading import candidates, find_bundle
+    from ..loading import find_bundle, fitting
 
-    sizes = [parse_size(text) for text in dict.fromkeys(size or ("480x270", "960x540", "1280x720"))]
-    bundle = Bundle.load(find_bundle(model))
-    among = candidates(bundle, backend, precision, threads=threads)  # type: ignore[arg-type]
+    bundle, gpu = Bundle.load(find_bundle(model)), GpuOptions(device, engine=engine)
+    among = fitting(bundle, backend, precision, gpu=gpu, threads=threads)  # type: ignore[arg-type]
+    sizes = _sizes(size, engine)
     with progress_bar() as bar:
         task = bar.add_task("benchmark", total=len(sizes))
         timed = compare(
@@ -63,16 +66,16 @@ def run(
             among,
             sizes,
             tile=tile or "auto",
-            gpu=GpuOptions(device),
+            gpu=gpu,
             threads=threads,
             warmup=warmup,
             seconds=seconds,
             on_step=lambda: bar.advance(task),
         )
-    say_faults(timed)
     if all(one.fault for one in timed):
-        raise BackendError(f"nothing could be timed: {timed[0].fault}")
-    if backend == precision == "auto" and not tile and not device:
+        raise BackendError(f"nothing could be timed: {'; '.join(dict.fromkeys(one.fault for one in timed))}")
+    say_faults(timed)
+    if backend == precision == "auto" and not tile and not device and not engine:
         keep_fastest(bundle, timed, threads=threads)
     if json:
         print_json({"model": bundle.name, "choices": document_of(timed)})
@@ -92,6 +95,15 @@ def run(
     ]
     header = ("frame", "engine", "precision", "p50 ms", "p95 ms", "p99 ms", "frames/s", "runs")
     print_table(f"{bundle.name}, host to host", header, rows)
+
+
+def _sizes(asked: Sequence[str] | None, engine: Path | None) -> list[Size]:
+    """What was asked for; else the sizes that an engine is best at, as far as it is known; else three usual ones."""
+    from ..backends.device_engines import profiles_beside
+
+    if asked or engine is None or not (profiles := profiles_beside(engine)):
+        return [parse_size(text) for text in dict.fromkeys(asked or ("480x270", "960x540", "1280x720"))]
+    return [parse_size(text) for text in dict.fromkeys(f"{one.best.width}x{one.best.height}" for one in profiles)]
 
 
 def say_faults(timed: Sequence[Timed]) -> None:

@@ -65,13 +65,15 @@ def run(
 
 def _self_test(models: list[str], size: Size, output: Path, seconds: float, device: int, json: bool) -> None:
     """Writes the report after each model; each of several has a process of its own, for which a GPU may be lost."""
-    from ..backends import ON_CPU, installed
+    from ..backends import ON_CPU, GpuOptions, installed
+    from ..bundle import Bundle
     from ..doctor import examine
-    from ..loading import find_bundle
+    from ..loading import find_bundle, fitting
 
     check_folder(output.absolute().parent)
-    for name in models:
-        find_bundle(name)
+    found = [find_bundle(name) for name in models]
+    if device and found:
+        fitting(Bundle.load(found[0]), gpu=GpuOptions(device))
     tried: dict[str, Any] = {}
     gpu = not {*installed()} <= {*ON_CPU}
     document = {"machine": examine(device), "gpu_tried": gpu, "models": tried, "untried": [*models], "passed": False}

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -34,6 +35,10 @@ BackendOption = Annotated[
         help="auto, tensorrt, tensorrt-rtx, onnxruntime-cuda, onnxruntime-tensorrt, onnxruntime or openvino; "
         "auto is the fastest measured here.",
     ),
+]
+EngineOption = Annotated[
+    Path | None,
+    typer.Option("--engine", help="A compiled engine in a file that you vouch for, as it is native code; for a GPU."),
 ]
 DeviceOption = Annotated[int, typer.Option("--device", min=0, help="GPU, as CUDA numbers them.")]
 ThreadsOption = Annotated[

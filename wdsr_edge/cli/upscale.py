@@ -10,6 +10,7 @@ import typer
 from .output import (
     BackendOption,
     DeviceOption,
+    EngineOption,
     JsonFlag,
     PrecisionOption,
     ThreadsOption,
@@ -30,6 +31,7 @@ def run(
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG and WebP quality.")] = 95,
     tile: Annotated[int, typer.Option(min=0, help="Core edge of a tile in LR pixels; 0 is automatic.")] = 0,
     device: DeviceOption = 0,
+    engine: EngineOption = None,
     threads: ThreadsOption = None,
     json: JsonFlag = False,
 ) -> None:
@@ -45,6 +47,7 @@ def run(
         backend=backend,  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]
         device=device,
+        engine=engine,
         tile=tile or "auto",
         threads=threads,
     ) as sr:

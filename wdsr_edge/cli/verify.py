@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .._errors import InputError
-from .output import JsonFlag, ModelArgument, ThreadsOption, decibels, print_json, print_table, say
+from .output import (
+    DeviceOption,
+    EngineOption,
+    JsonFlag,
+    ModelArgument,
+    ThreadsOption,
+    decibels,
+    print_json,
+    print_table,
+    say,
+)
+from .sizes import parse_size
 
 
 def run(
@@ -18,14 +30,26 @@ def run(
         Path | None, typer.Option(help="Photo or folder to compare on; default: the shipped ones.")
     ] = None,
     onnx: Annotated[Path | None, typer.Option(help="Check this ONNX file instead of the bundle's own graphs.")] = None,
+    engine: EngineOption = None,
+    size: Annotated[
+        str, typer.Option(help="LR frame that the engine takes, WIDTHxHEIGHT; default: what compile wrote next to it.")
+    ] = "",
+    device: DeviceOption = 0,
     threads: ThreadsOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Prove parity: every ONNX precision against the PyTorch reference, in dB and levels; diagnose a failure.
 
-    Without PyTorch a bundle is checked against its golden frame, which the reference made. Exit code 1 if it fails.
+    Without PyTorch a bundle is checked against its golden frame, which the reference made, and so is a compiled engine.
+    Exit code 1 if it fails.
     """
-    if importlib.util.find_spec("torch") is None and images is None and onnx is None:
+    if engine is not None:
+        if images or onnx:
+            raise InputError("--engine is checked against the golden frame: leave out --images and --onnx")
+        reports = [_engine_against_golden(model, engine, size, device)]
+    elif size or device:
+        raise InputError("--size and --device are for --engine: leave them out")
+    elif importlib.util.find_spec("torch") is None and images is None and onnx is None:
         reports = _against_golden(model, threads)
     else:
         reports = _against_torch(model, images, onnx, threads)
@@ -76,6 +100,37 @@ def _against_torch(model: str, images: Path | None, onnx: Path | None, threads: 
         }
         for parity in found
     ]
+
+
+def _engine_against_golden(model: str, engine: Path, size: str, device: int) -> dict[str, Any]:
+    from ..backends import GpuOptions, open_session
+    from ..backends.device_engines import profiles_beside
+    from ..bundle import Bundle
+    from ..gates import golden_gate
+    from ..loading import find_bundle, fitting
+    from ..self_test import golden_difference
+    from ..speed import graph_of
+
+    bundle, gpu = Bundle.load(find_bundle(model)), GpuOptions(device, engine=engine)
+    (choice, *_) = fitting(bundle, gpu=gpu)
+    best = next((f"{one.best.width}x{one.best.height}" for one in profiles_beside(engine)), "")
+    if not (size or best):
+        raise InputError(f"cannot tell what frames {engine} takes (no .json next to it): give --size")
+    height, width = parse_size(size or best)
+    graph = graph_of(choice)
+    with closing(open_session(choice.backend, bundle.onnx(graph), choice.precision, gpu=gpu)) as session:
+        found = golden_difference(bundle, session.run, (1, height, width, 3))
+    if found is None:
+        raise InputError(f"{width}x{height} is too small a frame to tell anything: give a larger --size")
+    return {
+        "precision": graph,
+        "engine": f"{choice.backend} ({engine.name}, {width}x{height})",
+        "against": "the golden frame",
+        "passed": golden_gate(graph, bundle.manifest).admits(found),
+        "images": {"golden": found._asdict()},
+        "total": found._asdict(),
+        "diagnosis": "",
+    }
 
 
 def _against_golden(model: str, threads: int | None) -> list[dict[str, Any]]:

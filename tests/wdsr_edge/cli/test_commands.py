@@ -219,6 +219,30 @@ def test_benchmark_of_one_engine_and_precision() -> None:
     assert [line.split()[3:5] for line in done.stdout.splitlines()[2:]] == [["openvino", "fp16"]]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("benchmark", MODEL, "--size", "8x8"),
+        ("benchmark", MODEL, "--size", "8x8", "--backend", "openvino"),
+        ("upscale", str(PHOTO), "-o", "big.png"),
+        ("doctor", "--self-test"),
+        ("compile", MODEL),
+    ],
+)
+def test_the_cpu_does_not_stand_in_for_a_gpu_that_was_asked_for(command: tuple[str, ...], tmp_path: Path) -> None:
+    refused(wdsr_edge(*command, "--device", "3", cwd=tmp_path), "GPU")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("command", [("benchmark", MODEL), ("verify", MODEL), ("upscale", str(PHOTO), "-m", MODEL)])
+def test_an_engine_without_a_gpu_is_one_line(command: tuple[str, ...], tmp_path: Path) -> None:
+    refused(wdsr_edge(*command, "--engine", tmp_path / "my.engine"), "my.engine' cannot be read: it is not a file")
+    (tmp_path / "my.engine").write_bytes(b"x")
+    refused(wdsr_edge(*command, "--engine", tmp_path / "my.engine"), "cannot tell the precision of")
+    (tmp_path / "my.json").write_text('{"precision": "fp16"}')
+    refused(wdsr_edge(*command, "--engine", tmp_path / "my.engine"), "is for tensorrt or tensorrt-rtx on a GPU")
+
+
 def test_doctor_tries_the_engine() -> None:
     report = document(wdsr_edge("doctor", "--json"))
     assert report["onnxruntime_providers"]["CPUExecutionProvider"] == "works"

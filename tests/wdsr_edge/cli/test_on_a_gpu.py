@@ -254,10 +254,79 @@ tried(frame_of_size(48, 64), backend="openvino", precision="fp16")
     lines = program(tmp_path, text).splitlines()
     assert lines[0] == "tensorrt fp16 (96, 128, 3)"
     assert lines[1] == "the engine does not take (1, 48, 65, 3): compile one that does"
-    assert lines[2] == f"nothing beside {mine} tells its precision: name it"
-    assert lines[3] == "backend openvino has no compiled engines and no devices: leave engine None and device 0"
+    assert lines[2] == f"cannot tell the precision of {mine} (no .json next to it): name the precision"
+    assert lines[3] == (
+        f"engine {str(mine)!r} is for tensorrt or tensorrt-rtx on a GPU, not for openvino: "
+        "leave it out, or see what wdsr-edge doctor says"
+    )
     mine.with_suffix(".json").write_text(json.dumps({"precision": "fp16", "library": "tensorrt 10.0"}))
     assert "is of another library or version" in program(tmp_path, text).splitlines()[2]
+
+
+def engine_in_a_file(folder: Path, **machine: Any) -> Path:
+    """One of 64x48, with what compile writes next to those for other devices."""
+    first_run(folder, "--precision", "fp16", **machine)
+    (entry,) = (folder / "cache" / "wdsr-edge" / "engines").glob("*/entry.json")
+    mine = folder / "camera.engine"
+    mine.write_bytes((entry.parent / "engine").read_bytes())
+    built = json.loads(entry.read_text())
+    library = " ".join(built["builder"][key] for key in ("library", "version"))
+    about = {"precision": "fp16", "config": built["request"]["config"], "library": library}
+    mine.with_suffix(".json").write_text(json.dumps(about))
+    return mine
+
+
+@pytest.mark.parametrize("release", ["11.4.0", pytest.param("rtx-1.7.1", marks=pytest.mark.slow)])
+def test_commands_take_an_engine_in_a_file(tmp_path: Path, release: str) -> None:
+    mine, env = engine_in_a_file(tmp_path, release=release), environment(tmp_path, release=release)
+    library = "tensorrt-rtx" if release.startswith("rtx") else "tensorrt"
+    done = wdsr_edge("benchmark", MODEL, "--engine", mine, "--seconds", "0", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    (one,) = json.loads(done.stdout)["choices"]
+    assert (one["backend"], one["precision"]) == (library, "fp16")
+    assert [(size["width"], size["height"]) for size in one["sizes"]] == [(64, 48)], "what it was compiled for"
+    done = wdsr_edge("verify", MODEL, "--engine", mine, "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    (one,) = json.loads(done.stdout)["precisions"]
+    assert one["engine"] == f"{library} (camera.engine, 64x48)"
+    assert one["passed"]
+    assert 50 < one["total"]["psnr_db"] < 90
+    Image.fromarray(frame_of_size(48, 64)).save(tmp_path / "in.png")
+    done = wdsr_edge("upscale", tmp_path / "in.png", "-m", MODEL, "--engine", mine, "-o", tmp_path / "big.png", env=env)
+    assert done.returncode == 0, done.stderr
+    assert read_rgb(tmp_path / "big.png").shape == (96, 128, 3)
+
+
+def test_an_engine_that_is_wrong_fails_its_verification(tmp_path: Path) -> None:
+    mine, env = engine_in_a_file(tmp_path), environment(tmp_path, faults="noise-fp16")
+    done = wdsr_edge("verify", MODEL, "--engine", mine, "--json", env=env)
+    assert done.returncode == 1, done.stderr
+    assert not json.loads(done.stdout)["passed"]
+
+
+@pytest.mark.slow
+def test_an_engine_in_a_file_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
+    mine, env = engine_in_a_file(tmp_path), environment(tmp_path)
+    for command in ("benchmark", "verify"):
+        refused(wdsr_edge(command, MODEL, "--engine", mine, "--size", "64x49", env=env), "the engine does not take")
+    refused(wdsr_edge("verify", MODEL, "--engine", mine, "--onnx", "x.onnx", env=env), "leave out --images and --onnx")
+    refused(wdsr_edge("verify", MODEL, "--device", "1", env=env), "--size and --device are for --engine")
+    mine.with_suffix(".json").write_text('{"precision": "fp16"}')
+    refused(wdsr_edge("verify", MODEL, "--engine", mine, env=env), "give --size")
+    assert wdsr_edge("verify", MODEL, "--engine", mine, "--size", "64x48", env=env).returncode == 0
+    mine.with_suffix(".json").write_text('{"precision": "fp16", "onnx_sha256": "another"}')
+    refused(wdsr_edge("benchmark", MODEL, "--engine", mine, "--size", "64x48", env=env), "is of another model")
+
+
+def test_a_gpu_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    Image.fromarray(frame_of_size(8, 8)).save(tmp_path / "in.png")
+    for command in (
+        ("benchmark", MODEL, *QUICK),
+        ("upscale", tmp_path / "in.png"),
+        ("doctor", "--self-test", "--model", MODEL, *QUICK),
+    ):
+        done = wdsr_edge(*command, "--device", "3", env=environment(tmp_path), cwd=tmp_path)
+        refused(done, "there is no GPU 3: this machine has 1")
 
 
 def test_a_forked_child_is_told_and_the_parent_goes_on(tmp_path: Path) -> None:
