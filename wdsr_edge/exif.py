@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,19 @@ def kept_exif(exif: Image.Exif) -> bytes | None:
     return None
 
 
-def append_exif(path: Path, exif: bytes) -> None:
-    """Give a TIFF the tags of ``exif``, which neither vips nor Pillow writes: a new first directory at its end.
+def append_exif(path: Path, exif: bytes, more: Mapping[int, bytes]) -> None:
+    """Give a TIFF the tags of ``exif``, and ``more``, which neither vips nor Pillow writes.
 
+    They become, with its own, a new first directory at its end.
     Nothing is done to a big-endian TIFF, which they write on a big-endian machine only.
     """
     tags = Image.Exif()
     tags.load(exif)
     tags.endian = "<"
+    for tag, value in more.items():
+        tags[tag] = value
+    if not tags:
+        return
     with open(path, "r+b") as file:
         head = file.read(8)
         if head[:4] != b"II*\0":

@@ -1,13 +1,11 @@
-"""Image files in and out, with what makes them a photo: bit depth, alpha, colour profile, EXIF and resolution."""
+"""Image files read, with what makes them a photo: bit depth, alpha, colours, EXIF, XMP, texts and resolution."""
 
 from __future__ import annotations
 
 import io
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,43 +14,29 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from ._errors import InputError, WdsrError
-from ._files import replacing
-from .exif import ORIENTATION, RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, append_exif, kept_exif, usable_dpi
-from .formats import FORMATS, HEAD, SUFFIXES, check_codec, decoder, format_of
-from .images16 import needs_vips, read_deep, require_pyvips, tiff_tags, write_deep
+from .exif import ORIENTATION, RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, kept_exif, usable_dpi
+from .formats import HEAD, decoder, format_of
+from .image_writing import check_writable, write_picture
+from .images16 import needs_vips, read_deep, tiff_tags
+from .metadata import Metadata, of_png, of_tags, read_metadata
+from .picture import Picture
+from .png import Chunk, read_chunks
+from .webp import is_lossless, without_tint
+
+__all__ = ["Picture", "Rgb", "check_writable", "read_picture", "read_rgb", "write_picture"]
 
 Rgb = NDArray[np.uint8]
 """[H, W, 3]."""
 
-_MAX_SIDE = {"JPEG": 65500, "WebP": 16383, "AVIF": 32768}
-_MAX_AREA = {"AVIF": 1 << 28}
-"""What readers take; Pillow would write more."""
 _MODES = frozenset(
     ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I;16N")
 )
 
-_PREDICTOR = 317
 _BOXES = 1 << 16
 """How much of an AVIF or HEIC file is searched for its bit depth, which stands before the pixels."""
 _SIDEWAYS = (5, 6, 7, 8)
 
 _lock = threading.Lock()
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """An image the right way up. Change its pixels with ``dataclasses.replace``."""
-
-    pixels: NDArray[Any]
-    """uint8 or uint16, [H, W] grey, [H, W, 3] RGB or [H, W, 4] RGBA with straight alpha."""
-    icc: bytes | None = None
-    """Colour profile of the pixels; None means sRGB."""
-    exif: bytes | None = None
-    """EXIF block ("Exif\\0\\0II*\\0...") without orientation, thumbnail, size and resolution."""
-    dpi: tuple[float, float] | None = None
-    """Horizontal and vertical resolution in pixels per inch, above 1, at most 65535."""
-    grey: bool = False
-    """RGBA pixels that stand for grey with alpha, and are written as that."""
 
 
 def read_rgb(path: Path) -> Rgb:
@@ -90,70 +74,6 @@ def read_picture(path: Path, *, max_pixels: int = 250_000_000) -> Picture:
         raise InputError(f"{path}: cannot be read as an image ({reason}): is the file complete?") from error
 
 
-def write_picture(path: Path, picture: Picture, *, quality: int = 95) -> None:
-    """Write ``picture`` in the format of the suffix; on any error ``path`` stays as it was.
-
-    ``quality``, 1 to 100, is for JPEG (at 4:4:4) and WebP; the others are lossless. Profile, EXIF and resolution are
-    written but for what the format cannot hold: BMP has neither profile nor EXIF, WebP no grey, JPEG no EXIF above
-    64 KiB. uint16 is written at 16 bits, grey through Pillow, the rest through pyvips. Raises InputError as
-    ``check_writable`` does and if the disk refuses, MissingExtraError if pyvips is needed and absent.
-    """
-    pixels = np.ascontiguousarray(picture.pixels)
-    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim < 2 or pixels.shape[2:] not in ((), (3,), (4,)):
-        got = f"{pixels.dtype} {list(pixels.shape)}"
-        raise InputError(f"a picture is uint8 or uint16, [H, W], [H, W, 3] or [H, W, 4], got {got}")
-    if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 100:
-        raise InputError(f"quality must be an integer from 1 to 100, got {quality!r}")
-    deep, alpha = pixels.dtype == np.uint16, pixels.shape[2:] == (4,)
-    check_writable(path, size=(pixels.shape[1], pixels.shape[0]), alpha=alpha, deep=deep)
-    if alpha and picture.grey:
-        pixels = _grey_alpha(pixels)
-    through_vips = deep and pixels.ndim == 3
-    if through_vips:
-        require_pyvips(path)
-    kind = FORMATS[path.suffix.lower()]
-    dpi = usable_dpi(picture.dpi)
-    try:
-        with replacing(path) as fresh:
-            if through_vips:
-                write_deep(fresh, pixels, icc=picture.icc, exif=picture.exif, dpi=dpi)
-            else:
-                encoded = io.BytesIO()  # in memory, so that a full disk is one error of ours and not of a C library
-                Image.fromarray(pixels).save(encoded, kind, **_options(kind, picture, dpi, quality))
-                fresh.write_bytes(encoded.getbuffer())
-                if kind == "TIFF" and picture.exif:
-                    append_exif(fresh, picture.exif)
-    except WdsrError:
-        raise
-    except (OSError, RuntimeError, SyntaxError, ValueError, struct.error) as error:
-        raise InputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def check_writable(path: Path, *, size: tuple[int, int], alpha: bool, deep: bool) -> None:
-    """Raise the InputError that ``write_picture`` would raise for a picture of ``size`` (width, height), if any.
-
-    ``alpha`` is whether it has alpha, ``deep`` whether it is uint16. Writes nothing.
-    """
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise InputError(f"{path}: unknown suffix {path.suffix!r}: use one of {' '.join(sorted(SUFFIXES))}")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder: name a file in it")
-    check_codec(kind, path)
-    if min(size) < 1:
-        raise InputError(f"{path}: a picture has at least one pixel, got {size[0]}x{size[1]}")
-    if deep and kind not in ("PNG", "TIFF"):
-        raise InputError(f"{path}: {kind} has no 16 bits per channel: write .png or .tif, or convert to 8 bits")
-    if alpha and kind in ("JPEG", "BMP"):
-        raise InputError(f"{path}: {kind} has no transparency: write .png, .webp or .tif, or remove the alpha channel")
-    limit = _MAX_SIDE.get(kind)
-    if limit is not None and max(size) > limit:
-        raise InputError(f"{path}: {size[0]}x{size[1]} is more than the {limit} a side of {kind}: write .png or .tif")
-    area = _MAX_AREA.get(kind)
-    if area is not None and size[0] * size[1] > area:
-        raise InputError(f"{path}: {size[0]}x{size[1]} is more than the {area} pixels of {kind}: write .png or .tif")
-
-
 def _read(path: Path, file: BinaryIO, max_pixels: int) -> Picture:
     head = file.read(HEAD)
     if not head:
@@ -166,7 +86,7 @@ def _read(path: Path, file: BinaryIO, max_pixels: int) -> Picture:
     if tags is not None and needs_vips(tags):
         _check_size(path, (tags[256], tags[257]), max_pixels)
         pixels, grey = read_deep(path, "TIFF")
-        return _picture(pixels, grey, tags, {"icc_profile": tags.get(34675)})
+        return _picture(pixels, grey, tags, {"icc_profile": tags.get(34675)}, of_tags(tags))
     if kind in ("AVIF", "HEIC"):
         _check_depth(path, kind, file.read(_BOXES))
         file.seek(0)
@@ -193,30 +113,42 @@ def _decoded(
     tags: Image.Exif | None,
     max_pixels: int,
 ) -> Picture:
-    image = decoder(kind, path)(file)
+    contents = read_chunks(file) if kind == "PNG" else None
+    file.seek(0)
+    lossless = kind == "WebP" and is_lossless(file)
+    file.seek(0)
+    image = decoder(kind, path)(contents.pixels if contents else file)
     _check_size(path, image.size, max_pixels)
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
         raise InputError(f"{path}: has {pages} frames or pages: save the one you want as a file of its own")
+    colour: tuple[Chunk, ...] = ()
+    if contents:
+        colour, metadata = contents.colour, of_png(contents)
+        image.info |= {"icc_profile": contents.icc, "exif": contents.exif or b"", "xmp": contents.xmp}
+    else:
+        metadata = read_metadata(image, tags)
     depth = head[24] if kind == "PNG" else 8
-    if depth == 16 and head[25] != 0:
-        pixels, grey = read_deep(path, "PNG")
-        exif = Image.Exif()
-        with suppress(Exception):
-            exif.load(image.info.get("exif", b""))
-        return _picture(pixels, grey, exif, image.info)
-    if image.mode not in _MODES and depth != 16:  # Pillow before 11 says I of a 16-bit grey PNG
+    deep = depth == 16 and head[25] != 0
+    if not deep and image.mode not in _MODES and depth != 16:  # Pillow before 11 says I of a 16-bit grey PNG
         raise InputError(f"{path}: colour mode {image.mode} is not supported: convert it to RGB of 8 or 16 bits")
-    image.load()
+    if not deep:
+        image.load()
     exif = Image.Exif()
     with suppress(Exception):  # a damaged EXIF block is no reason to lose the photo
         exif = image.getexif()
+    if deep:
+        pixels, grey = read_deep(path, "PNG")
+        return _picture(pixels, grey, exif, image.info, metadata, colour)
     info = dict(image.info)
     if image.mode == "CMYK":
         info["icc_profile"] = None
     if tags is not None and tags.get(ORIENTATION) in _SIDEWAYS and "dpi" in info:  # Pillow turns a TIFF's pixels only
         info["dpi"] = info["dpi"][::-1]
-    return _picture(*_pixels(image, depth), exif, info)
+    pixels, grey = _pixels(image, depth)
+    if kind == "WebP" and not lossless:
+        pixels = without_tint(pixels)
+    return _picture(pixels, grey, exif, info, metadata, colour, lossless)
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
@@ -281,7 +213,15 @@ def _srgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _picture(pixels: NDArray[Any], grey: bool, exif: Image.Exif, info: dict[Any, Any]) -> Picture:
+def _picture(
+    pixels: NDArray[Any],
+    grey: bool,
+    exif: Image.Exif,
+    info: dict[Any, Any],
+    metadata: Metadata,
+    colour: tuple[Chunk, ...] = (),
+    lossless: bool = False,
+) -> Picture:
     orientation = exif.get(ORIENTATION, 1)
     if orientation in _SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
@@ -295,38 +235,5 @@ def _picture(pixels: NDArray[Any], grey: bool, exif: Image.Exif, info: dict[Any,
         dpi = usable_dpi((exif.get(X_RESOLUTION), exif.get(Y_RESOLUTION)), unit)
     if dpi is not None and orientation in _SIDEWAYS:
         dpi = dpi[::-1]
-    return Picture(np.ascontiguousarray(pixels), info.get("icc_profile") or None, kept_exif(exif), dpi, grey)
-
-
-def _grey_alpha(pixels: NDArray[Any]) -> NDArray[Any]:
-    """RGBA as grey (BT.601 luma) and alpha [H, W, 2]; R = G = B stays exactly what it is."""
-    if pixels.dtype == np.uint8:
-        return np.asarray(Image.fromarray(pixels).convert("LA"))
-    luma = pixels[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)
-    return np.dstack([np.rint(luma).astype(np.uint16), pixels[..., 3]])
-
-
-def _options(kind: str, picture: Picture, dpi: tuple[float, float] | None, quality: int) -> dict[str, Any]:
-    """Arguments of Pillow's save."""
-    if kind == "BMP":
-        return {"dpi": dpi or (0, 0)}
-    options: dict[str, Any] = {"icc_profile": picture.icc} | ({} if dpi is None else {"dpi": dpi})
-    if kind == "TIFF":  # Pillow cannot write EXIF into a compressed one
-        return options | {"compression": "tiff_adobe_deflate", "tiffinfo": {_PREDICTOR: 2}}
-    exif = Image.Exif()
-    exif.load(picture.exif or b"")
-    if kind == "JPEG":
-        options.update(quality=quality, subsampling=0)
-    elif kind == "AVIF":
-        options.update(quality=quality, subsampling="4:4:4")
-    elif kind == "WebP":
-        options.update(quality=quality)
-    if kind in ("WebP", "AVIF"):
-        if dpi is not None:  # the only place that they have for it
-            exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = *dpi, 2
-        if picture.icc is not None and picture.icc[16:20] == b"GRAY":  # they are RGB, whatever the picture was
-            options["icc_profile"] = None
-    data = exif.tobytes() if exif else b""
-    if data and (kind != "JPEG" or len(data) <= 65533):
-        options["exif"] = data
-    return options
+    icc = info.get("icc_profile") or None
+    return Picture(np.ascontiguousarray(pixels), icc, kept_exif(exif), dpi, grey, lossless, colour, metadata)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ._errors import InputError, MissingExtraError, require
-from .exif import append_exif
 
 
 def require_pyvips(path: Path) -> ModuleType:
@@ -92,6 +91,8 @@ def write_deep(
 ) -> None:
     """Write C-contiguous uint16 [H, W, 2 (grey, alpha), 3 or 4] as .png or .tif(f), lossless, at 16 bits.
 
+    EXIF gets into .png only.
+
     Raises OSError if the disk refuses, MissingExtraError without pyvips.
     """
     vips = require_pyvips(path)
@@ -110,5 +111,3 @@ def write_deep(
             image.tiffsave(str(path), compression="deflate", predictor="horizontal", resunit="inch")
     except vips.Error as error:
         raise OSError(" ".join(str(error).split())) from error
-    if exif and path.suffix.lower() != ".png":
-        append_exif(path, exif)

@@ -12,6 +12,7 @@ import numpy as np
 from ._errors import InputError, WdsrError
 from .formats import SUFFIXES, suffix_for
 from .image_folders import list_images
+from .image_writing import check_lossless
 from .images import check_writable, read_picture, write_picture
 from .super_resolver import SuperResolver
 
@@ -29,14 +30,18 @@ class Done(NamedTuple):
     job: Job
     error: str
     """Why it failed, in one line; empty if the target was written."""
+    notes: tuple[str, ...] = ()
+    """What of the source the target's format does not hold."""
 
 
-def plan(inputs: Sequence[Path], output: Path | None, scale: int, *, suffix: str = "") -> list[Job]:
+def plan(
+    inputs: Sequence[Path], output: Path | None, scale: int, *, suffix: str = "", lossless: bool = False
+) -> list[Job]:
     """Where each image goes. Files of a folder (not of its subfolders) keep their names.
 
     ``output`` is a file for a single input file (if it has an image suffix), else a folder; None puts NAME_xSCALE
-    beside a file. ``suffix``, such as ``.png``, changes the format. Raises InputError if an input is missing, two
-    would be written to one file, or one would be written over an input.
+    beside a file. ``suffix``, such as ``.png``, changes the format; ``lossless`` refuses one that is always lossy.
+    Raises InputError if an input is missing, two would be written to one file, or one would be written over an input.
     """
     if suffix and suffix.lower() not in SUFFIXES:
         raise InputError(f"{suffix!r} is no image format: choose one of {', '.join(sorted(SUFFIXES))}")
@@ -69,26 +74,34 @@ def plan(inputs: Sequence[Path], output: Path | None, scale: int, *, suffix: str
         if place in seen:
             raise InputError(f"{seen[place]} and {source} would both become {target}: rename one")
         seen[place] = source
+        if lossless:
+            check_lossless(target)
     return jobs
 
 
-def upscale_files(sr: SuperResolver, jobs: Sequence[Job], *, quality: int = 95) -> Iterator[Done]:
+def upscale_files(
+    sr: SuperResolver, jobs: Sequence[Job], *, quality: int = 95, lossless: bool | None = None
+) -> Iterator[Done]:
     """Do the jobs in order, yielding how each ended; a file that fails leaves its target as it was."""
     for job in jobs:
         try:
-            upscale_file(sr, job, quality=quality)
+            notes = upscale_file(sr, job, quality=quality, lossless=lossless)
         except (WdsrError, MemoryError) as error:
             yield Done(job, str(error) or "out of memory")
         else:
-            yield Done(job, "")
+            yield Done(job, "", notes)
 
 
-def upscale_file(sr: SuperResolver, job: Job, *, quality: int = 95) -> None:
-    """Read, enlarge and write one image; resolution, profile, EXIF, bit depth, grey and alpha are kept."""
+def upscale_file(sr: SuperResolver, job: Job, *, quality: int = 95, lossless: bool | None = None) -> tuple[str, ...]:
+    """Read, enlarge and write one image, with all that ``write_picture`` keeps; what it does not is returned, in words.
+
+    ``lossless`` makes a WebP so, or not; None keeps it as it was.
+    """
     picture = read_picture(job.source)
     height, width = picture.pixels.shape[:2]
     size = (width * sr.scale, height * sr.scale)
     alpha = picture.pixels.ndim == 3 and picture.pixels.shape[2] == 4
-    check_writable(job.target, size=size, alpha=alpha, deep=picture.pixels.dtype == np.uint16)
+    deep = picture.pixels.dtype == np.uint16
+    check_writable(job.target, size=size, alpha=alpha, deep=deep, lossless=bool(lossless))
     big = sr(picture.pixels)
-    write_picture(job.target, dataclasses.replace(picture, pixels=big), quality=quality)
+    return write_picture(job.target, dataclasses.replace(picture, pixels=big), quality=quality, lossless=lossless)

@@ -168,7 +168,7 @@ def test_no_deep_file_shows_what_it_hides(sr: SuperResolver, tmp_path: Path, suf
     np.testing.assert_array_equal(*found)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".jpg"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".jpg", ".webp"])
 def test_a_grey_file_in_three_channels_stays_grey(sr: SuperResolver, tmp_path: Path, suffix: str) -> None:
     page = np.repeat(golden_frame()[..., 1:2], 3, 2)
     page[20:50, 20:50] = np.where(np.add.outer(np.arange(30), np.arange(30)) % 3 > 0, 255, 0)[..., None]
