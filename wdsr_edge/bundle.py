@@ -75,7 +75,7 @@ class Bundle:
         Raises BundleError, in one line, for anything missing, damaged, hostile or from a later version.
         """
         directory = Path(path)
-        manifest = _read_manifest(directory)
+        manifest = read_manifest(directory)
         try:
             config = ModelConfig.from_dict(manifest["config"])
         except InputError as error:
@@ -183,7 +183,7 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.is_dir() and any(target.iterdir()):
         try:
-            _read_manifest(target)
+            read_manifest(target)
         except BundleError as error:
             raise InputError(f"{target} exists and is no bundle: choose another output directory") from error
     elif target.exists() and not target.is_dir():
@@ -192,7 +192,11 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """What manifest.json in a bundle's folder says: its format and names are checked, its files are not.
+
+    Raises BundleError.
+    """
     if not os.path.isdir(directory) and not heal(directory):
         raise BundleError(f"{directory}: no such bundle directory")
     try:

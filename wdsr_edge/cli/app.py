@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -102,6 +102,15 @@ def main() -> None:
     sys.exit(code)
 
 
+def _command_of(error: Any) -> str:
+    """``wdsr-edge train``, if that is where a usage error came up."""
+    names, context = [], getattr(error, "ctx", None)
+    while context is not None and context.parent is not None:
+        names.insert(0, context.info_name)
+        context = context.parent
+    return " ".join(["wdsr-edge", *names])
+
+
 def report(error: Exception) -> int:
     """Print an error of the caller's as one line on stderr and return its exit code; raise what is a bug of ours."""
     if isinstance(error, MemoryError):
@@ -109,7 +118,7 @@ def report(error: Exception) -> int:
     elif isinstance(error, (WdsrError, OSError)):
         text = str(error)
     elif hasattr(error, "format_message"):  # a usage error of Typer, whose classes are private
-        text = f"{error.format_message().rstrip('.')}. Try 'wdsr-edge --help'."
+        text = f"{error.format_message().rstrip('.')}. Try '{_command_of(error)} --help'."
     else:
         raise error
     rank = os.environ.get("RANK", "0")  # of torchrun

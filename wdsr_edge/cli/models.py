@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from .._errors import BundleError, InputError
+from ..bundle import read_manifest
 from ..config import ModelConfig
-from ..loading import zoo_names
-from .output import JsonFlag, print_json, print_table
+from ..loading import find_bundle, zoo_names
+from .output import JsonFlag, print_json, print_table, say
 
 LADDER = tuple(
     f"{arch}-{blocks}x{channels}-x{scale}"
@@ -18,41 +21,99 @@ LADDER = tuple(
 )
 
 
+class Model(NamedTuple):
+    """A line of the list."""
+
+    name: str
+    config: ModelConfig
+    shipped: bool
+    psnr_y: Mapping[str, float]
+    """Of each test set, dB on luma, as its bundle has it; nothing if no weights ship."""
+    files: Mapping[str, int]
+    """Bytes of each file of its bundle."""
+
+
 def run(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Exact names; default: a ladder.")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """List models: deployed parameters, multiply-accumulates for each LR pixel, halo, and whether weights ship."""
-    shipped = zoo_names()
-    configs = [ModelConfig.from_name(name) for name in names or sorted({*LADDER, *shipped}, key=_by_scale)]
-    entries = [
-        {
-            "name": config.name,
-            "parameters": config.parameters,
-            "macs_per_lr_pixel": config.macs,
-            "halo": config.halo,
-            "shipped": config.name in shipped,
-        }
-        for config in configs
-    ]
+    """List models: deployed parameters, multiply-accumulates for each LR pixel, halo, and whether weights ship.
+
+    Those that ship also show PSNR on luma in FP32, as measured when they were made, and the sizes of their files.
+    """
+    shipped = set(zoo_names())
+    if names:
+        found = [_shipped(name) or _unshipped(name) if name in shipped else _unshipped(name) for name in names]
+    else:
+        there = {name: one for name in sorted(shipped) if (one := _shipped(name)) is not None}
+        found = [*there.values(), *(_unshipped(name) for name in LADDER if name not in there)]
+        found.sort(key=lambda one: (one.config.scale, one.config.arch, one.config.channels, one.config.blocks))
     if json:
-        print_json(entries)
+        print_json([_entry(one) for one in found])
         return
     rows = [
-        (
-            config.name,
-            f"{config.parameters:,}",
-            f"{config.macs:,}",
-            str(config.halo),
-            "yes" if config.name in shipped else "",
-        )
-        for config in configs
+        (one.name, f"{one.config.parameters:,}", f"{one.config.macs:,}", str(one.config.halo), "yes" * one.shipped)
+        for one in found
     ]
     print_table("Models", ("model", "parameters", "MACs/LR pixel", "halo", "weights ship"), rows)
+    if any(one.shipped for one in found):
+        print()
+        _print_shipped([one for one in found if one.shipped])
 
 
-def _by_scale(name: str) -> tuple[int, str, int, int]:
-    config = ModelConfig.from_name(name)
-    return config.scale, config.arch, config.channels, config.blocks
+def _unshipped(name: str) -> Model:
+    return Model(name, ModelConfig.from_name(name), False, {}, {})
+
+
+def _shipped(name: str) -> Model | None:
+    """None if it is damaged, which is said."""
+    path = find_bundle(name)
+    try:
+        manifest = read_manifest(path)
+        config = ModelConfig.from_dict(manifest["config"])
+        sizes = {file: (path / file).stat().st_size for file in manifest["files"]}
+    except (BundleError, InputError, OSError) as error:
+        say(f"{name} is left out: {error}")
+        return None
+    return Model(name, config, True, _psnr_y(manifest.get("figures")), sizes)
+
+
+def _psnr_y(figures: Any) -> dict[str, float]:
+    """Of each set; what a bundle's maker wrote there may be anything."""
+    sets = figures.items() if isinstance(figures, dict) else ()
+    known = {name: found.get("psnr_y") for name, found in sets if isinstance(found, dict)}
+    return {name: float(value) for name, value in known.items() if type(value) in (int, float)}
+
+
+def _entry(one: Model) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "parameters": one.config.parameters,
+        "macs_per_lr_pixel": one.config.macs,
+        "halo": one.config.halo,
+        "shipped": one.shipped,
+        "psnr_y": dict(one.psnr_y),
+        "files": dict(one.files),
+    }
+
+
+def _print_shipped(models: list[Model]) -> None:
+    sets = list(dict.fromkeys(name for one in models for name in one.psnr_y))[:4]
+    graphs = {"FP32": "fp32.onnx", "FP16": "fp16.onnx", "INT8": "int8-cpu.onnx"}
+    rows = [
+        (
+            one.name,
+            *(f"{one.psnr_y[name]:.2f}" if name in one.psnr_y else "" for name in sets),
+            *(_size(one.files.get(file)) for file in graphs.values()),
+            _size(sum(one.files.values())),
+        )
+        for one in models
+    ]
+    header = ("model", *sets, *graphs, "all files")
+    print_table("Weights that ship: PSNR on luma in FP32, dB; sizes of the graphs, kB", header, rows)
+
+
+def _size(count: int | None) -> str:
+    return "" if count is None else f"{count / 1000:,.0f}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from PIL import Image
 from tests.command_line import Done, refused, wdsr_edge
 from wdsr_edge import cli, samples
 from wdsr_edge.backends import ON_CPU
+from wdsr_edge.loading import ZOO
 
 ROOT = Path(__file__).parents[3]
 MODEL = "wdsr-b-3x32-x2"
@@ -241,6 +244,51 @@ def test_an_engine_without_a_gpu_is_one_line(command: tuple[str, ...], tmp_path:
     refused(wdsr_edge(*command, "--engine", tmp_path / "my.engine"), "cannot tell the precision of")
     (tmp_path / "my.json").write_text('{"precision": "fp16"}')
     refused(wdsr_edge(*command, "--engine", tmp_path / "my.engine"), "is for tensorrt or tensorrt-rtx on a GPU")
+
+
+def test_models_tell_quality_and_sizes_of_what_ships(tmp_path: Path) -> None:
+    (one,) = document(wdsr_edge("models", MODEL, "--json"))
+    manifest = json.loads((ZOO / MODEL / "manifest.json").read_text(encoding="utf-8"))
+    assert one["psnr_y"] == {name: manifest["figures"][name]["psnr_y"] for name in ("Set5", "Set14", "BSD100")}
+    assert one["files"].keys() == manifest["files"].keys()
+    assert one["files"]["fp32.onnx"] == (ZOO / MODEL / "fp32.onnx").stat().st_size
+    table = wdsr_edge("models").stdout
+    assert f"{one['psnr_y']['Set5']:.2f}" in table
+    assert f"{sum(one['files'].values()) / 1000:,.0f}" in table
+    assert wdsr_edge("models", "edsr-1x64-x2").stdout.count("\n") == 3, "no second table"
+
+
+def test_models_pass_over_what_is_damaged_and_take_any_name(tmp_path: Path) -> None:
+    shutil.copytree(ZOO / MODEL, tmp_path / "my camera")
+    card = json.loads((tmp_path / "my camera" / "manifest.json").read_text(encoding="utf-8"))
+    odd: list[Any] = [7, {"Set5": {"psnr_y": "high"}}, {"Set5": [1]}, None, {"Mine": {"psnr_y": 30}}]
+    for i, figures in enumerate(odd):
+        (tmp_path / f"odd{i}").mkdir()
+        (tmp_path / f"odd{i}" / "manifest.json").write_text(json.dumps({**card, "files": {}, "figures": figures}))
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "manifest.json").write_text("{}")
+    done = wdsr_edge("models", "--json", env={**os.environ, "WDSR_EDGE_ZOO": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("bad is left out: ")
+    found = {one["name"]: one for one in document(done)}
+    assert found["my camera"]["parameters"] == 60455
+    assert [found[f"odd{i}"]["psnr_y"] for i in range(5)] == [{}, {}, {}, {}, {"Mine": 30}]
+    assert "bad" not in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["train", "--nonsense"], "wdsr-edge train --help"),
+        (["upscale"], "wdsr-edge upscale --help"),
+        (["benchmark", "--seconds", "-1"], "wdsr-edge benchmark --help"),
+        (["nonsense"], "wdsr-edge --help"),
+        (["--nonsense"], "wdsr-edge --help"),
+        (["doctor", "extra"], "wdsr-edge doctor --help"),
+    ],
+)
+def test_a_usage_error_points_to_the_help_of_its_command(arguments: list[str], command: str) -> None:
+    refused(wdsr_edge(*arguments), f"Try '{command}'.")
 
 
 def test_doctor_tries_the_engine() -> None:
