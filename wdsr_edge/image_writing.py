@@ -17,9 +17,10 @@ from .exif import RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, append_exif, usab
 from .formats import FORMATS, SUFFIXES, check_codec
 from .icc import is_grey_profile, profile_of, to_srgb
 from .images16 import require_pyvips, write_deep
-from .metadata import IPTC_TAG, XMP_TAG, as_utf8, is_comment, jpeg_segments
+from .jpeg import make_segments
+from .metadata import IPTC_TAG, XMP_TAG, as_utf8
 from .picture import Picture
-from .png import Chunk, insert_chunks, text_chunk, xmp_chunk
+from .png import Chunk, insert_chunks, is_comment, text_chunk, text_of, xmp_chunk
 
 _MAX_SIDE = {"JPEG": 65500, "WebP": 16383, "AVIF": 32768}
 _MAX_AREA = {"AVIF": 1 << 28}
@@ -164,8 +165,9 @@ def _options(
     exif = Image.Exif()
     exif.load(picture.exif or b"")
     if kind == "JPEG":
-        options["extra"], too_large = jpeg_segments(metadata)
-        options.update(quality=quality, subsampling=0)
+        comments = [text[1] for text in map(text_of, filter(is_comment, metadata.texts)) if text]
+        extra, too_large = make_segments(metadata.xmp, metadata.iptc, (*metadata.comments, *comments))
+        options.update(quality=quality, subsampling=0, extra=extra)
         lost += too_large
     elif kind == "AVIF":
         options.update(quality=quality, subsampling="4:4:4")

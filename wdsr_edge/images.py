@@ -18,9 +18,10 @@ from .exif import ORIENTATION, RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, kept
 from .formats import HEAD, decoder, format_of
 from .image_writing import check_writable, write_picture
 from .images16 import needs_vips, read_deep, tiff_tags
-from .metadata import Metadata, of_png, of_tags, read_metadata
+from .jpeg import JpegContents, read_segments
+from .metadata import Metadata, of_image, of_jpeg, of_png, of_tags
 from .picture import Picture
-from .png import Chunk, read_chunks
+from .png import Chunk, PngContents, read_chunks
 from .webp import is_lossless, without_tint
 
 __all__ = ["Picture", "Rgb", "check_writable", "read_picture", "read_rgb", "write_picture"]
@@ -113,7 +114,9 @@ def _decoded(
     tags: Image.Exif | None,
     max_pixels: int,
 ) -> Picture:
-    contents = read_chunks(file) if kind == "PNG" else None
+    contents: PngContents | JpegContents | None = None
+    if kind in ("PNG", "JPEG"):
+        contents = read_chunks(file) if kind == "PNG" else read_segments(file)
     file.seek(0)
     lossless = kind == "WebP" and is_lossless(file)
     file.seek(0)
@@ -122,12 +125,12 @@ def _decoded(
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
         raise InputError(f"{path}: has {pages} frames or pages: save the one you want as a file of its own")
-    colour: tuple[Chunk, ...] = ()
+    colour = contents.colour if isinstance(contents, PngContents) else ()
     if contents:
-        colour, metadata = contents.colour, of_png(contents)
+        metadata = of_png(contents) if isinstance(contents, PngContents) else of_jpeg(contents)
         image.info |= {"icc_profile": contents.icc, "exif": contents.exif or b"", "xmp": contents.xmp}
     else:
-        metadata = read_metadata(image, tags)
+        metadata = of_image(image) if tags is None else of_tags(tags)
     depth = head[24] if kind == "PNG" else 8
     deep = depth == 16 and head[25] != 0
     if not deep and image.mode not in _MODES and depth != 16:  # Pillow before 11 says I of a 16-bit grey PNG

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
-from .png import Chunk, PngContents, text_of
+from .jpeg import JpegContents
+from .png import Chunk, PngContents
 
 MOST_BYTES = 4 << 20
 """Of one block; what is larger is left out."""
 XMP_TAG, IPTC_TAG = 700, 33723
 
-_IPTC_RESOURCE = 0x0404
-_XMP_HEAD, _IPTC_HEAD = b"http://ns.adobe.com/xap/1.0/\0", b"Photoshop 3.0\0"
-_MOST_IN_SEGMENT = 65533
-_MOST_COMMENTS = 16
 # What was true of the old file: its size, orientation and thumbnail, a gain map, video or depth map behind the picture.
 _STALE_NAMES = (
     rb"tiff:(?:Orientation|ImageWidth|ImageLength)|exif:(?:PixelXDimension|PixelYDimension)|"
@@ -46,22 +42,15 @@ class Metadata:
     """What the file had and was too large or damaged, in words."""
 
 
-def read_metadata(image: Image.Image, tags: Image.Exif | None) -> Metadata:
-    """The metadata of an opened file that is no PNG; ``tags`` are a TIFF's."""
-    if tags is not None:
-        return of_tags(tags)
-    xmp, resources, comments = image.info.get("xmp"), b"", []
-    for name, data in getattr(image, "applist", ()):  # a JPEG's
-        if name == "APP1" and data.startswith(_XMP_HEAD):
-            xmp = data[len(_XMP_HEAD) :]
-        elif name == "APP13" and data.startswith(_IPTC_HEAD):
-            resources += data[len(_IPTC_HEAD) :]
-        elif name == "COM":
-            comments.append(data)
-    if image.format == "GIF" and isinstance(image.info.get("comment"), bytes):
-        comments.append(image.info["comment"])
-    comments = [comment for comment in comments if 0 < len(comment) <= _MOST_IN_SEGMENT][:_MOST_COMMENTS]
-    return Metadata(current(xmp), _iptc(resources), tuple(comments))
+def of_image(image: Image.Image) -> Metadata:
+    """The metadata of an opened file of another format than those below."""
+    comment = image.info.get("comment") if image.format == "GIF" else None
+    return Metadata(current(image.info.get("xmp")), None, (comment,) if comment and isinstance(comment, bytes) else ())
+
+
+def of_jpeg(contents: JpegContents) -> Metadata:
+    """The metadata of a JPEG."""
+    return Metadata(current(contents.xmp), contents.iptc, contents.comments)
 
 
 def of_png(contents: PngContents) -> Metadata:
@@ -90,28 +79,6 @@ def current(xmp: Any) -> bytes | None:
     return found
 
 
-def jpeg_segments(metadata: Metadata) -> tuple[bytes, Sequence[str]]:
-    """Segments to put into a JPEG, and in words what does not fit one."""
-    segments, lost, comments = b"", [], [*metadata.comments]
-    for chunk in filter(is_comment, metadata.texts):
-        comments.append((text_of(chunk) or (b"", b""))[1])
-    for name, marker, block in (
-        ("XMP", b"\xff\xe1", metadata.xmp and _XMP_HEAD + metadata.xmp),
-        ("IPTC", b"\xff\xed", metadata.iptc and _IPTC_HEAD + _resource(metadata.iptc)),
-        *(("comment", b"\xff\xfe", comment) for comment in comments),
-    ):
-        if block and len(block) > _MOST_IN_SEGMENT:
-            lost.append(f"{name} of more than 64 KiB")
-        elif block:
-            segments += marker + struct.pack(">H", len(block) + 2) + block
-    return segments, lost
-
-
-def is_comment(chunk: Chunk) -> bool:
-    """Whether a PNG's text is its comment, which a JPEG holds as well."""
-    return chunk[1].startswith(b"Comment\0")
-
-
 def as_utf8(comment: bytes) -> bytes:
     """A comment, which nothing says the encoding of, in UTF-8 without NUL."""
     try:
@@ -133,24 +100,3 @@ def _without(xmp: bytes, name: bytes) -> bytes:
         kept += xmp[place : start.start()]
         place = end + len(name) + 3
     return kept + xmp[place:]
-
-
-def _iptc(resources: bytes) -> bytes | None:
-    """IPTC records among Photoshop's image resources."""
-    place = 0
-    while resources[place : place + 4] == b"8BIM" and place + 12 <= len(resources):
-        (number,) = struct.unpack_from(">H", resources, place + 4)
-        place += 6 + (resources[place + 6] // 2 + 1) * 2  # a name, padded to an even length with its own
-        if place + 4 > len(resources):
-            return None
-        (size,) = struct.unpack_from(">L", resources, place)
-        if number == _IPTC_RESOURCE:
-            data = resources[place + 4 : place + 4 + size]
-            return data if data[:1] == b"\x1c" and len(data) == size else None
-        place += 4 + size + size % 2
-    return None
-
-
-def _resource(iptc: bytes) -> bytes:
-    """IPTC records as an image resource of Photoshop's."""
-    return struct.pack(">4sHHL", b"8BIM", _IPTC_RESOURCE, 0, len(iptc)) + iptc + bytes(len(iptc) % 2)

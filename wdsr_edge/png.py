@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import struct
 import zlib
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
+
+from .file_parts import FileParts
 
 Chunk = tuple[bytes, bytes]
 """Name and data."""
@@ -27,7 +27,6 @@ _PIXELS = (b"tRNS", b"pHYs", b"acTL", b"fcTL", b"fdAT")
 _XMP, _RAW_EXIF, _RAW_XMP = b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type xmp"
 _STALE = (_RAW_EXIF, _RAW_XMP, b"Raw profile type APP1", b"Raw profile type icc", b"Raw profile type icm")
 _MOST_TEXT, _MOST_TEXTS, _MOST_OF_ALL_TEXT = 1 << 20, 1000, 8 << 20  # other readers take no more of a text either
-_MOST_PARTS = 10_000
 _TO_END_OF_HEADER = 8 + 25
 
 
@@ -54,7 +53,7 @@ class PngContents:
 def read_chunks(file: BinaryIO) -> PngContents:
     """Go through a seekable PNG file. Damaged chunks that a decoder can do without are passed over."""
     size = file.seek(0, 2)
-    kept = [(0, len(_SIGNATURE))]
+    parts = FileParts(file, len(_SIGNATURE))
     found: dict[bytes, bytes] = {}
     texts: list[Chunk] = []
     left_out: dict[str, None] = {}
@@ -62,7 +61,7 @@ def read_chunks(file: BinaryIO) -> PngContents:
         stop = start + length + 12
         if name[:1].isupper() or name in _PIXELS or not name.isalpha():  # the last for the decoder to refuse
             if name != b"pHYs" or (length == 9 and _data(file, name, start, length) is not None):
-                _keep(kept, start, min(stop, size))
+                parts.keep(start, min(stop, size))
             found.setdefault(name, b"")
         elif name in TEXT:
             _add_text(texts, found, left_out, name, _data(file, name, start, length))
@@ -81,7 +80,7 @@ def read_chunks(file: BinaryIO) -> PngContents:
     if b"iCCP" in found and icc is None:
         left_out["a damaged or huge colour profile"] = None
     return PngContents(
-        io.BufferedReader(_Parts(file, kept), 1 << 16),
+        parts.as_file(),
         tuple((name, found[name]) for name in COLOUR if name in found),
         tuple(texts),
         icc,
@@ -114,6 +113,11 @@ def xmp_chunk(xmp: bytes) -> Chunk:
     return text_chunk(_XMP, xmp)
 
 
+def is_comment(chunk: Chunk) -> bool:
+    """Whether a text is a comment, which a JPEG holds as well."""
+    return chunk[1].startswith(b"Comment\0")
+
+
 def text_of(chunk: Chunk) -> tuple[bytes, bytes] | None:
     """Keyword and decompressed text of a chunk of ``TEXT``; None if it is damaged or decompresses beyond bounds."""
     name, data = chunk
@@ -143,16 +147,6 @@ def _walk(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
         if name == b"IEND":
             return
         start += length + 12
-
-
-def _keep(kept: list[tuple[int, int]], start: int, stop: int) -> None:
-    """Add a part of the file to those of the same kind, joined to the last where it can be."""
-    if start == kept[-1][1]:
-        kept[-1] = kept[-1][0], stop
-    elif len(kept) < _MOST_PARTS:
-        kept.append((start, stop))
-    else:
-        raise SyntaxError("too many chunks")
 
 
 def _data(file: BinaryIO, name: bytes, start: int, length: int) -> bytes | None:
@@ -202,39 +196,3 @@ def _inflated(data: bytes, most: int) -> bytes | None:
     except zlib.error:
         return None
     return text if inflate.eof and len(text) <= most else None
-
-
-class _Parts(io.RawIOBase):
-    """Parts of a file, one after the other, as a file; ``kept`` are pairs of start and stop."""
-
-    def __init__(self, file: BinaryIO, kept: Sequence[tuple[int, int]]) -> None:
-        self._file, self._kept = file, kept
-        self._begins = [0]
-        for start, stop in kept:
-            self._begins.append(self._begins[-1] + stop - start)
-        self._place = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._place = max(0, offset + (0, self._place, self._begins[-1])[whence])
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        index = bisect_right(self._begins, self._place) - 1
-        if index >= len(self._kept):
-            return 0
-        offset = self._place - self._begins[index]
-        start, stop = self._kept[index]
-        self._file.seek(start + offset)
-        data = self._file.read(min(len(buffer), stop - start - offset))
-        buffer[: len(data)] = data
-        self._place += len(data)
-        return len(data)

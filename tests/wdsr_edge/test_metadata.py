@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import struct
 import time
 from pathlib import Path
@@ -228,23 +227,3 @@ def test_mutated_files_never_crash(
         for note in write_picture(folder / f"out{target}", small):
             assert "\n" not in note
         read_picture(folder / f"out{target}")
-
-
-def test_a_jpeg_of_nothing_but_hostile_segments(tmp_path: Path) -> None:
-    file = io.BytesIO()
-    Image.fromarray(FRAME).save(file, "JPEG")
-    data = file.getvalue()
-    segments = b""
-    for marker, body in (
-        (0xE1, b"http://ns.adobe.com/xap/1.0/\0"),
-        (0xED, b"Photoshop 3.0\0"),
-        (0xED, b"Photoshop 3.0\x008BIM\x04\x04\xff" + b"\xff" * 9),
-        (0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0\xff\xff\xff\xff\x1c"),
-        (0xFE, b""),
-        *[(0xFE, b"c")] * 100,
-        (0xE1, b"Exif\0\0MM"),
-    ):
-        segments += struct.pack(">BBH", 255, marker, len(body) + 2) + body
-    (tmp_path / "a.jpg").write_bytes(data[:2] + segments + data[2:])
-    picture = read_picture(tmp_path / "a.jpg")
-    assert picture.metadata == Metadata(comments=(b"c",) * 16)
