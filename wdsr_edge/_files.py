@@ -10,7 +10,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,14 @@ _DEVICE = re.compile(
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], *, directory: bool = False) -> Iterator[Path]:
+def replacing(
+    path: str | os.PathLike[str], *, directory: bool = False, like: str | os.PathLike[str] | None = None
+) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` (a new directory, or a file to be made), renamed to it on success.
 
-    Parents are created. On any exception the temporary one is removed and ``path`` stays as it was.
+    Parents are created. On any exception the temporary one is removed and ``path`` stays as it was. A file gets its
+    permissions as ``cp`` would give them to a copy of file ``like``: those of ``like`` without what the umask takes
+    away, or those that ``path`` had. Without ``like`` they are a new file's.
     """
     target = Path(path)
     name = target.name
@@ -40,12 +44,30 @@ def replacing(path: str | os.PathLike[str], *, directory: bool = False) -> Itera
         if directory:
             heal(target)
             fresh.mkdir()
+        mode = None if like is None else _mode_like(Path(like), target, fresh)
         yield fresh
+        if mode is not None:
+            with suppress(OSError):  # a file system without permissions
+                fresh.chmod(mode)
         put(fresh, target)
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _mode_like(source: Path, target: Path, fresh: Path) -> int | None:
+    """The permissions of a copy of ``source`` at ``target``; ``fresh`` is where it can be tried. None: unknown."""
+    with suppress(OSError):
+        if target.exists():
+            return stat.S_IMODE(target.stat().st_mode) & 0o777
+        # Only the system knows the umask, and the access list of the folder, without setting it for all threads.
+        os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, stat.S_IMODE(source.stat().st_mode) & 0o777))
+        mode = stat.S_IMODE(fresh.stat().st_mode)
+        fresh.chmod(0o600)  # or Windows does not let go of a read-only one
+        fresh.unlink()
+        return mode
+    return None
 
 
 def check_name(path: Path) -> None:

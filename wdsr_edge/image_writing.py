@@ -31,15 +31,17 @@ _LOSSY = ("JPEG", "AVIF")
 _PREDICTOR = 317
 
 
-def write_picture(path: Path, picture: Picture, *, quality: int = 95, lossless: bool | None = None) -> tuple[str, ...]:
+def write_picture(
+    path: Path, picture: Picture, *, quality: int = 95, lossless: bool | None = None, like: Path | None = None
+) -> tuple[str, ...]:
     """Write ``picture`` in the format of the suffix; on any error ``path`` stays as it was.
 
     PNG, TIFF and BMP are lossless; JPEG and AVIF, at 4:4:4, are not. WebP is what ``lossless`` says, and by default
     what the picture was before. ``quality``, 1 to 100, is for what is not lossless. uint16 is written at 16 bits, grey
     through Pillow, the rest through pyvips. Profile, EXIF, XMP, IPTC, comments, texts and resolution are written as far
     as the format holds them; what it does not hold is returned, in words: colours of a profile that it cannot hold are
-    converted to sRGB. Raises InputError as ``check_writable`` does and if the disk refuses, MissingExtraError if pyvips
-    is needed and absent.
+    converted to sRGB. The file gets the permissions that ``cp`` would give to a copy of file ``like``. Raises
+    InputError as ``check_writable`` does and if the disk refuses, MissingExtraError if pyvips is needed and absent.
     """
     pixels = np.ascontiguousarray(picture.pixels)
     if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim < 2 or pixels.shape[2:] not in ((), (3,), (4,)):
@@ -60,7 +62,7 @@ def write_picture(path: Path, picture: Picture, *, quality: int = 95, lossless: 
     dpi = usable_dpi(picture.dpi)
     options, left = _options(kind, picture, icc, dpi, quality, picture.lossless if lossless is None else lossless)
     try:
-        with replacing(path) as fresh:
+        with replacing(path, like=like) as fresh:
             if through_vips:
                 write_deep(fresh, pixels, icc=icc, exif=picture.exif, dpi=dpi)
             else:

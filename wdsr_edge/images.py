@@ -24,11 +24,13 @@ from .picture import Picture
 from .png import Chunk, PngContents, read_chunks
 from .webp import is_lossless, without_tint
 
-__all__ = ["Picture", "Rgb", "check_writable", "read_picture", "read_rgb", "write_picture"]
+__all__ = ["MAX_PIXELS", "Picture", "Rgb", "check_writable", "read_picture", "read_rgb", "write_picture"]
 
 Rgb = NDArray[np.uint8]
 """[H, W, 3]."""
 
+MAX_PIXELS = 250_000_000
+"""What ``read_picture`` takes unless it is told otherwise."""
 _MODES = frozenset(
     ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I;16N")
 )
@@ -53,7 +55,7 @@ def read_rgb(path: Path) -> Rgb:
     return np.ascontiguousarray(pixels[..., :3])
 
 
-def read_picture(path: Path, *, max_pixels: int = 250_000_000) -> Picture:
+def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """An image file, told by its content whatever its suffix, with EXIF orientation applied.
 
     It is PNG, JPEG, WebP, BMP, TIFF, AVIF, GIF or HEIC; the last needs pillow-heif, AVIF Pillow 11.3.

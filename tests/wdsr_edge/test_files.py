@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -96,3 +98,45 @@ def test_platformdirs_agrees(system: str, tmp_path: Path, monkeypatch: pytest.Mo
         "Unix": tmp_path / ".cache" / "wdsr-edge",
     }
     assert found == places[system]
+
+
+@pytest.mark.parametrize(
+    ("source", "umask", "expected"),
+    [
+        (0o600, 0o022, 0o600),
+        (0o777, 0o022, 0o755),
+        (0o664, 0o077, 0o600),
+        (0o444, 0o022, 0o444),
+        (0o4755, 0o022, 0o755),
+    ],
+)
+def test_a_new_file_has_the_permissions_of_a_copy(tmp_path: Path, source: int, umask: int, expected: int) -> None:
+    """``cp`` is the standard."""
+    like = tmp_path / "like"
+    like.touch()
+    like.chmod(source)
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "new", like=like) as fresh:
+            fresh.write_bytes(b"x")
+        with replacing(tmp_path / "plain") as fresh:
+            fresh.write_bytes(b"x")
+        subprocess.run(["cp", like, tmp_path / "cp"], check=True)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == expected
+    assert stat.S_IMODE((tmp_path / "cp").stat().st_mode) & 0o777 == expected
+    assert stat.S_IMODE((tmp_path / "plain").stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path) -> None:
+    like, target = tmp_path / "like", tmp_path / "target"
+    for path, mode in ((like, 0o600), (target, 0o640)):
+        path.touch()
+        path.chmod(mode)
+    with replacing(target, like=like) as fresh:
+        fresh.write_bytes(b"x")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    with replacing(tmp_path / "other", like=tmp_path / "gone") as fresh:
+        fresh.write_bytes(b"x")
+    assert (tmp_path / "other").read_bytes() == b"x"

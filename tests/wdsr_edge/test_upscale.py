@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,11 +33,11 @@ def test_plan(tmp_path: Path) -> None:
     a, b, text = tmp_path / "in" / "a.png", tmp_path / "in" / "b.JPG", tmp_path / "in" / "c.txt"
     touch(a, b, text)
     out = tmp_path / "out"
-    assert plan([a], None, 2) == [Job(a, a.with_name("a_x2.png"))]
-    assert plan([a], None, 3, suffix=".webp") == [Job(a, a.with_name("a_x3.webp"))]
-    assert plan([a], tmp_path / "big.tif", 2) == [Job(a, tmp_path / "big.tif")]
-    assert plan([a.parent], out, 2) == [Job(a, out / "a.png"), Job(b, out / "b.JPG")]
-    assert plan([a, b], out, 2, suffix=".png") == [Job(a, out / "a.png"), Job(b, out / "b.png")]
+    assert plan([a], None, 2).jobs == [Job(a, a.with_name("a_x2.png"))]
+    assert plan([a], None, 3, suffix=".webp").jobs == [Job(a, a.with_name("a_x3.webp"))]
+    assert plan([a], tmp_path / "big.tif", 2).jobs == [Job(a, tmp_path / "big.tif")]
+    assert plan([a.parent], out, 2).jobs == [Job(a, out / "a.png"), Job(b, out / "b.JPG")]
+    assert plan([a, b], out, 2, suffix=".png").jobs == [Job(a, out / "a.png"), Job(b, out / "b.png")]
 
 
 def test_plan_refuses_what_would_lose_a_file(tmp_path: Path) -> None:
@@ -191,3 +193,56 @@ def test_a_failure_stops_nothing_and_leaves_nothing(sr: SuperResolver, tmp_path:
     assert "bad.png" in done[0].error
     assert "alpha" in done[1].error
     assert [path.name for path in out.iterdir()] == ["good.jpg"]
+
+
+def test_permissions_of_the_source_are_kept(sr: SuperResolver, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.png", tmp_path / "out.png"
+    Image.fromarray(golden_frame()).save(source)
+    source.chmod(0o600)
+    upscale_file(sr, Job(source, target))
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
+def test_progress_moves_with_each_tile(tmp_path: Path) -> None:
+    jobs = [Job(tmp_path / f"{name}.png", tmp_path / f"{name}_x2.png") for name in "ab"]
+    for job in jobs:
+        Image.fromarray(golden_frame()).save(job.source)
+    told: list[tuple[Job, float]] = []
+    with load("wdsr-b-1x32-x2", backend="onnxruntime", tile=16) as sr:
+        assert all(not entry.error for entry in upscale_files(sr, jobs, on_progress=lambda *one: told.append(one)))
+    assert [job for job, _ in told] == sorted(job for job, _ in told)
+    parts = [part for job, part in told if job == jobs[0]]
+    assert parts[0] == 0
+    assert parts[-1] == 1
+    assert parts == sorted(set(parts))
+    assert len(parts) > 20
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_tells_of_what_was_just_written(
+    sr: SuperResolver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    jobs = [Job(tmp_path / f"{name}.png", tmp_path / "out" / f"{name}.png") for name in "abc"]
+    for job in jobs:
+        Image.fromarray(golden_frame()).save(job.source)
+
+    def interrupted(path: Path, picture: Picture, **options: Any) -> None:
+        write_picture(path, picture, **options)
+        if path.name == stop:
+            raise error
+
+    monkeypatch.setattr("wdsr_edge.upscale.write_picture", interrupted)
+    stop, done = "b.png", []
+    with pytest.raises(error):
+        done.extend(upscale_files(sr, jobs))
+    assert [entry.job for entry in done] == jobs[:2]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+
+
+def test_the_limit_of_pixels_names_an_option_that_there_is(sr: SuperResolver, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.png", tmp_path / "out.png"
+    Image.fromarray(golden_frame()).save(source)
+    (one,) = upscale_files(sr, [Job(source, target)], max_pixels=96 * 128 - 1)
+    assert "--max-pixels" in one.error
+    (one,) = upscale_files(sr, [Job(source, target)], max_pixels=96 * 128)
+    assert not one.error

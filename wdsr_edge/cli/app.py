@@ -29,6 +29,7 @@ from . import (
     verify,
 )
 from .output import say
+from .pipes import let_go
 
 app = typer.Typer(
     name="wdsr-edge",
@@ -91,6 +92,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that nothing half-written stays
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read standard output has gone, which is no error of anybody's
+        let_go()
+        code = 1
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:

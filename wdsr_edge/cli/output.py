@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -70,6 +71,22 @@ def say(text: str) -> None:
 def printable(text: str) -> str:
     """``text`` with line breaks and control characters escaped: file names may hold anything."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def shortened(text: str, width: int) -> str:
+    """``text`` in at most ``width`` columns of a terminal: what is too long loses its middle, and keeps its end."""
+    if cell_len(text) <= width:
+        return text
+    front, end = "", ""
+    for letter in text[:width]:
+        if cell_len(front + letter) > (width - 1) // 2:
+            break
+        front += letter
+    for letter in reversed(text[len(front) :]):
+        if cell_len(front + "…" + letter + end) > width:
+            break
+        end = letter + end
+    return f"{front}…{end}"
 
 
 def count(number: int, noun: str) -> str:
