@@ -719,7 +719,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, suffix, monkeypatch):
 def test_a_failure_of_vips_leaves_the_old_file(tmp_path, suffix, monkeypatch):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"old")
-    monkeypatch.setattr("wdsr_edge.image_writing.replacing", lambda path: _Gone(path))
+    monkeypatch.setattr("wdsr_edge.image_writing.replacing", lambda path, **_: _Gone(path))
     refused(path, Picture(photo16()), "cannot write .*: .*unable to")
     assert path.read_bytes() == b"old"
 
