@@ -90,8 +90,14 @@ def bled(frame: Frame, reach: int) -> Frame:
             break
         flat[layer] = _mean_of_known(flat, flat_known, layer, steps)
         flat_known[layer] = True
-        near = np.concatenate([found[flat_inside[found] & ~flat_known[found]] for found in (layer + s for s in steps)])
-        layer = np.unique(near)
+        if len(layer) > flat_known.size // 256:
+            near = np.zeros_like(flat_known)
+            for step in steps:
+                near[layer + step] = True
+            layer = np.flatnonzero(near & flat_inside & ~flat_known)
+        else:
+            near = np.concatenate([layer + step for step in steps])
+            layer = np.unique(near[flat_inside[near] & ~flat_known[near]])
     return canvas[1:-1, 1:-1]
 
 

@@ -228,3 +228,17 @@ def test_grey_in_colour_channels_runs_as_often_as_grey() -> None:
         SuperResolver(session, CONFIG, open_float_session=Nearest, tile=40 - 2 * HALO - 3)(frame)
         counts.append(session.shapes)
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("places", [[(300, 300)], [(300, 300), (303, 309), (290, 310)]])
+def test_what_is_far_away_does_not_count(places: list[tuple[int, int]]) -> None:
+    """In a large frame, where few pixels are next to a visible one, as in a crop of it."""
+    frame = noise(600, 620, 4)
+    frame[..., 3] = 0
+    for place in places:
+        frame[(*place, 3)] = 255
+    crop = np.s_[270:330, 280:340]
+    whole = bled(frame, 9)
+    np.testing.assert_array_equal(whole[crop], bled(frame[crop], 9))
+    assert not whole[:270].any()
+    assert whole[295:306, 295:306].all(axis=2).any()
