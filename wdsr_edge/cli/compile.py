@@ -264,7 +264,10 @@ def _print(bundle: Bundle, made: Sequence[dict[str, Any]], on_device: dict[str, 
     ]
     if rows:
         header = ("target", "precision", "engine", "built in", "convs as asked", "reformat layers", "file")
-        print_table(f"{bundle.name}, compiled with TensorRT for RTX", header, rows)
+        print_table(f"{bundle.name}, compiled with TensorRT for RTX", header, rows, files=len(header) - 1)
+        for entry in made:
+            if entry["engine"]:
+                say(f"wrote {entry['engine']}")
     for name, lines in on_device.items():
         say(
             f"TensorRT for RTX has no {find_target(name).device}, which compiles for itself, with TensorRT: run there, "

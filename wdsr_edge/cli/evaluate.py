@@ -142,7 +142,7 @@ def _print(title: str, report: Report) -> None:
         (name, f"{s.psnr_y:.2f}", f"{s.psnr_rgb:.2f}", f"{s.ssim_y:.4f}", f"{s.ssim_rgb:.4f}")
         for name, s in zip(names, scores, strict=True)
     ]
-    print_table(title, ("image", "PSNR Y", "PSNR RGB", "SSIM Y", "SSIM RGB"), rows)
+    print_table(title, ("image", "PSNR Y", "PSNR RGB", "SSIM Y", "SSIM RGB"), rows, files=0)
 
 
 def _print_csv(reports: dict[str, Report]) -> None:

@@ -57,9 +57,12 @@ PrecisionOption = Annotated[
 ]
 BundleArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A zoo name or a bundle directory.")]
 
+_LEAST_NAME = 16
+"""Columns that a file's name gets in a table, however narrow the terminal is."""
+
 if sys.stdout is None:  # closed by whoever started us
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)  # a file takes lines of any length
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -114,13 +117,31 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True) -> None:
-    """A table on stdout; the first column is text, the others are figures, or text as well."""
+def print_table(
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    figures: bool = True,
+    files: int | None = None,
+) -> None:
+    """A table on stdout; the first column is text, the others are figures, or text as well.
+
+    ``files`` is the column that holds names of files: on a terminal, those that do not fit lose their middle, so that
+    they take a line each. Elsewhere they are whole.
+    """
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for i, name in enumerate(header):
         table.add_column(Text(name), justify="right" if i and figures else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if files is not None:
+        columns = list(zip(header, *cells, strict=True))
+        others = sum(max(map(cell_len, column)) + 2 for i, column in enumerate(columns) if i != files)
+        room = max(stdout.width - others - 2, _LEAST_NAME)
+        for row in cells:
+            row[files] = shortened(row[files], room)
+    for row in cells:
+        table.add_row(*map(Text, row))
     stdout.print(Text(printable(title), style="italic"))
     stdout.print(table)
 

@@ -66,7 +66,7 @@ def run(
             ]
             what = f"{report['precision']} in {report['engine']}" if report["engine"] else report["precision"]
             title = f"{what} against {report['against']}: {'passed' if report['passed'] else 'FAILED'}"
-            print_table(title, ("image", "PSNR", "max levels", "values off"), rows)
+            print_table(title, ("image", "PSNR", "max levels", "values off"), rows, files=0)
             if report["diagnosis"]:
                 say(f"{report['precision']}: {report['diagnosis']}")
     raise typer.Exit(0 if passed else 1)
