@@ -94,7 +94,7 @@ def insert_chunks(path: Path, chunks: Sequence[Chunk]) -> None:
     """Put ``chunks`` right behind the header of PNG file ``path``, which is where any of ours may stand."""
     if not chunks:
         return
-    fresh = path.with_name(f"{path.name[:200]}.chunks")
+    fresh = path.with_name(".chunks")  # not of its own name, which may be as long as names can be
     with open(path, "rb") as old, open(fresh, "wb") as new:
         new.write(old.read(_TO_END_OF_HEADER))
         for name, data in chunks:

@@ -231,6 +231,12 @@ def test_what_a_decoder_reads_is_a_file(tmp_path: Path) -> None:
         assert contents.pixels.read(20) == whole[start : start + 20]
 
 
+def test_a_name_as_long_as_names_can_be(tmp_path: Path) -> None:
+    path = tmp_path / ("ü" * 125 + "a.png")
+    write_picture(path, read(png(chunk(b"tEXt", b"key\0value")), tmp_path))
+    assert read_picture(path).metadata.texts == ((b"tEXt", b"key\0value"),)
+
+
 def test_chunks_are_put_behind_the_header(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png())
