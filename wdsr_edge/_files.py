@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ._errors import InputError, require
 from ._exchange import heal, put, scratches
@@ -21,6 +21,11 @@ _DEVICE = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|com[0-9\u00b9\u00b2\u00b3]|lpt[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.I
 )
 """Names that mean a device on Windows, whatever their suffix."""
+
+LARGEST = 4 << 30
+"""Bytes that ``read_regular`` takes into memory."""
+LARGEST_TEXT = 64 << 20
+"""Bytes of a text file that a person or a program of ours wrote."""
 
 
 @contextmanager
@@ -38,6 +43,8 @@ def replacing(
     check_name(target)
     if target.is_dir() and not directory:
         raise InputError(f"{target} is a directory: name a file in it")
+    if not directory and target.exists() and not target.is_file():
+        raise InputError(f"{target} is a pipe or a device, which would be replaced: name a file")
     scratch = _scratch(target.parent, f".{name[:64]}.", target)
     fresh = scratch / name
     try:
@@ -130,12 +137,35 @@ def private_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def read_regular(path: Path, most: int = -1) -> bytes:
-    """What a file holds, ``most`` bytes of it at most; OSError for a pipe or a device, which could go on for ever."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        return file.read(most)
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file opened for reading; OSError for a folder, a pipe or a device, which could block or never end.
+
+    What a user names is opened here, never by ``open``. ``/dev/stdin`` works where it is a redirected file.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a regular file")
+    return file
+
+
+def read_regular(path: str | os.PathLike[str], most: int = LARGEST) -> bytes:
+    """What a regular file of at most ``most`` bytes holds; OSError as ``open_regular``, and if it is larger."""
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most >> 20} MiB" if most >> 20 else f"it is over {most} bytes")
+    return data
+
+
+def read_text(path: str | os.PathLike[str], most: int = LARGEST_TEXT) -> str:
+    """A regular file of at most ``most`` bytes as text; raises as ``read_regular``, UnicodeDecodeError if not UTF-8."""
+    return read_regular(path, most).decode("utf-8-sig")
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raise what ``open_regular`` raises; for use before a library opens ``path`` by its name."""
+    open_regular(path).close()
 
 
 def user_cache() -> Path:
@@ -160,7 +190,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A TOML file's table; InputError if it cannot be read."""
     toml = require("tomllib" if sys.version_info >= (3, 11) else "tomli", "train")
     try:
-        values: dict[str, Any] = toml.loads(Path(path).read_text(encoding="utf-8"))
+        values: dict[str, Any] = toml.loads(read_text(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -160,8 +160,7 @@ def write_bundle(
     Returns the bundle, loaded and checked.
     """
     target = check_target(path)
-    if _RESERVED & details.keys():
-        raise InputError(f"details may not hold {', '.join(sorted(_RESERVED & details.keys()))}")
+    check_details(details)
     manifest = {
         "format_version": FORMAT_VERSION,
         "name": config.name,
@@ -176,6 +175,18 @@ def write_bundle(
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         Bundle.load(fresh)
     return Bundle.load(target)
+
+
+def check_details(details: Mapping[str, Any]) -> None:
+    """Raise the InputError that ``write_bundle`` would raise for ``details``; for use before long work."""
+    if _RESERVED & details.keys():
+        raise InputError(f"details may not hold {', '.join(sorted(_RESERVED & details.keys()))}")
+    try:
+        size = len(json.dumps(details, indent=2, allow_nan=False))
+    except (ValueError, TypeError, RecursionError) as error:  # NaN, objects, lists too deep
+        raise InputError(f"details cannot be written as JSON ({error})") from error
+    if size > _LARGEST_MANIFEST // 2:
+        raise InputError(f"details are {size} bytes of JSON: a manifest has room for {_LARGEST_MANIFEST // 2}")
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:

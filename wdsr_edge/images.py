@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from ._errors import InputError, WdsrError
+from ._files import open_regular
 from .exif import ORIENTATION, RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, kept_exif, usable_dpi
 from .formats import HEAD, decoder, format_of
 from .image_writing import check_writable, write_picture
@@ -67,7 +68,7 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     a package is needed and absent. The text begins with the path.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return _read(path, file, max_pixels)
     except WdsrError:
         raise

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from ._errors import InputError
-from ._files import replacing, user_cache
+from ._files import read_text, replacing, user_cache
 from .backends import ON_CPU, Backend, installed, version
 from .bundle import Bundle, Graph, Precision
 from .machine import identity
@@ -80,7 +80,7 @@ def fastest(bundle: Bundle, among: tuple[Choice, ...], *, threads: int = 0) -> C
 def _measured(file: Path) -> dict[Choice, float]:
     """What ``remember`` wrote: p50 in ms of each choice; nothing if the file is not there or damaged."""
     try:
-        measured = json.loads(file.read_text(encoding="utf-8"))["measured"]
+        measured = json.loads(read_text(file))["measured"]
         return {Choice(entry["backend"], entry["precision"]): float(entry["p50_ms"]) for entry in measured}
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return {}

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from wdsr_edge._errors import InputError
-from wdsr_edge._files import read_toml, replacing
+from wdsr_edge._files import read_regular, read_text, read_toml, replacing
 from wdsr_edge.datasets import PairFiles, list_pairs
 from wdsr_edge.evaluation import Pair, read_pair
 from wdsr_edge.images import Rgb
@@ -133,7 +133,7 @@ def sample_manifest(
     pairs = [_middle(pair) for name in held_out for pair in reader.read(files[name])]
     if record is not None:
         _compare(record, reader.hashes)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(read_regular(path)).hexdigest()
     return CalibrationSet(crops, pairs, reader.hashes, {"manifest": path.name, "manifest_sha256": digest})
 
 
@@ -172,7 +172,7 @@ class _Reader:
             return []
         for path in (file.hr, file.lr):
             if path is not None and path.name not in self.hashes:
-                self.hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+                self.hashes[path.name] = hashlib.sha256(read_regular(path)).hexdigest()
         return [pair]
 
 
@@ -254,7 +254,7 @@ def _compare(record: Path, hashes: Mapping[str, str]) -> None:
             fresh.write_text("".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes)), encoding="utf-8")
         return
     try:
-        lines = record.read_text(encoding="utf-8").splitlines()
+        lines = read_text(record).splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"{record} cannot be read ({error}): remove it") from error
     known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}

@@ -20,7 +20,17 @@ from wdsr_calibration.calibrate import check_budget
 from wdsr_edge._errors import InputError
 from wdsr_edge._version import __version__
 from wdsr_edge.backends import check_backend
-from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, WEIGHTS, Bundle, Graph, check_target, onnx_name, write_bundle
+from wdsr_edge.bundle import (
+    GOLDEN_LR,
+    GOLDEN_SR,
+    WEIGHTS,
+    Bundle,
+    Graph,
+    check_details,
+    check_target,
+    onnx_name,
+    write_bundle,
+)
 from wdsr_edge.comparison import Timed, compare
 from wdsr_edge.gates import GATES, LEARNED, Gate, golden_gate
 from wdsr_edge.images import Rgb
@@ -89,6 +99,7 @@ def deploy(
     check_backend("auto")
     check_target(output)
     check_budget(max_drop)
+    check_details(details or {})
     on_stage("fold and export", 1)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import InputError
-from .._files import private_folder, replacing, sweep, user_cache
+from .._files import private_folder, read_regular, read_text, replacing, sweep, user_cache
 from .engine_build import Built
 from .engine_config import EngineConfig
 
@@ -111,8 +111,10 @@ class EngineCache:
                     return found
                 found = f"it was built with less, as at first {found.lighter}"
             sweep([path])
-            timing = self._timing(made_by)
-            built = build(timing.read_bytes() if timing.is_file() else b"")
+            timing, measured = self._timing(made_by), b""
+            with contextlib.suppress(OSError):
+                measured = read_regular(timing)
+            built = build(measured)
             try:
                 self._write(path, request, made_by, built)
                 if built.timing_cache:
@@ -128,7 +130,7 @@ class EngineCache:
         found, wanted = [], _graph(onnx, precision)
         for path in self.entries():
             with contextlib.suppress(*_DAMAGED, InputError):
-                entry = json.loads((path / ENTRY).read_text(encoding="utf-8"))
+                entry = json.loads(read_text(path / ENTRY))
                 if wanted.items() <= entry["request"].items() and entry["builder"] == vars(builder):
                     found.append(EngineConfig.from_dict(entry["request"]["config"]))
         return found
@@ -155,8 +157,8 @@ class EngineCache:
         if not path.is_dir():
             return self._reason(path, request, made_by)
         try:
-            entry = json.loads((path / ENTRY).read_text(encoding="utf-8"))
-            engine, layers = (path / ENGINE).read_bytes(), (path / LAYERS).read_bytes()
+            entry = json.loads(read_text(path / ENTRY))
+            engine, layers = read_regular(path / ENGINE), read_regular(path / LAYERS)
             sums = {name: hashlib.sha256(data).hexdigest() for name, data in ((ENGINE, engine), (LAYERS, layers))}
             if entry["sha256"] != sums or entry["request"] != request or entry["builder"] != made_by:
                 return "what lay in the cache is damaged"
@@ -170,7 +172,7 @@ class EngineCache:
         """Why there is no entry: nobody asked before, or it was built by another library or for another GPU."""
         for other in reversed(self.entries()):
             try:
-                entry = json.loads((other / ENTRY).read_text(encoding="utf-8"))
+                entry = json.loads(read_text(other / ENTRY))
                 if entry["request"] == request:
                     changes = [
                         f"{name} was {entry['builder'][name]}"

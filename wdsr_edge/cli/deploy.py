@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._errors import InputError
+from .._files import read_text
 from ..backends import COMPILED, ON_CPU
-from ..bundle import Bundle
+from ..bundle import Bundle, check_details
 from ..loading import find_bundle, is_checkpoint
 from .benchmark import document_of, keep_fastest, say_faults
 from .output import JsonFlag, ModelArgument, count, decibels, print_json, print_table, say, stages_bar
@@ -163,12 +164,21 @@ def _shown(latency: Latency | None) -> str:
 
 def _read_card(path: Path) -> dict[str, Any]:
     try:
-        card = json_module.loads(path.read_text(encoding="utf-8"))
+        card = json_module.loads(read_text(path), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read as JSON ({why})") from error
     if not isinstance(card, dict) or not card.keys() <= set(CARD_KEYS):
         raise InputError(f"{path}: expected an object with some of {', '.join(CARD_KEYS)}")
+    try:
+        check_details(card)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return card
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is not a number in JSON")
 
 
 def _card_of(origin: Bundle | None) -> dict[str, Any]:

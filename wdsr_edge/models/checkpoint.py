@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -14,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .._errors import CheckpointError, InputError
-from .._files import replacing
+from .._files import check_regular, replacing
 from ..config import ModelConfig
 from .build import build
 from .edsr import EDSR
@@ -92,8 +91,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[ModelConfig, dict[str
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such file")
+    try:
+        check_regular(path)
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        why = "no such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path}: {why}") from error
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

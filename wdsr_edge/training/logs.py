@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .._errors import InputError, require
-from .._files import replacing
+from .._files import read_text, replacing
 from ..evaluation import Pair
 from ..images import Picture, Rgb, write_picture
 from .state import Progress
@@ -71,8 +72,7 @@ class Logs:
 def _rows(path: Path) -> Sequence[dict[str, str]]:
     """Rows of an earlier log; the last one may be half written, and a foreign file counts as none."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
     except (OSError, ValueError, csv.Error):
         return []
     return [row for row in rows if list(row) == _COLUMNS and None not in row.values() and row["step"].isdigit()]

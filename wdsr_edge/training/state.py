@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .._errors import CheckpointError, InputError
-from .._files import replacing
+from .._files import open_regular, replacing
 from ..config import ModelConfig
 from ..evaluation import Pair
 from .recipe import TrainConfig
@@ -106,10 +106,12 @@ def save_state(path: Path, identity: Identity, parts: Mapping[str, Stateful], pr
 def restore_state(path: Path, identity: Identity, parts: Mapping[str, Stateful]) -> Progress:
     """Load the state in ``path`` into ``parts``. InputError if it is of another run, CheckpointError if damaged."""
     try:
-        with zipfile.ZipFile(path) as packed:
-            if (entry := packed.testzip()) is not None:  # torch.load does not compare checksums
-                raise ValueError(f"checksum of {entry}")
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        with open_regular(path) as file:
+            with zipfile.ZipFile(file) as packed:
+                if (entry := packed.testzip()) is not None:  # torch.load does not compare checksums
+                    raise ValueError(f"checksum of {entry}")
+            file.seek(0)
+            state = torch.load(file, weights_only=True, map_location="cpu")
         stored = state["identity"]
         for name in sorted(stored.keys() | identity.keys()):
             if stored.get(name) != identity.get(name):
@@ -122,6 +124,10 @@ def restore_state(path: Path, identity: Identity, parts: Mapping[str, Stateful])
         return Progress(**state["progress"])
     except InputError:
         raise
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror or error}): restore it, or remove it to start again"
+        ) from error
     except Exception as error:  # torch.load raises whatever a damaged file makes it stumble over
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__}): remove it to start again, or keep last.safetensors beside it"

@@ -118,7 +118,7 @@ def test_a_save_that_fails_names_its_path(tmp_path: Path) -> None:
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     refused(tmp_path / "nothing.safetensors", "no such file")
-    refused(tmp_path, "no such file")
+    refused(tmp_path, "a directory")
 
 
 @pytest.mark.parametrize(

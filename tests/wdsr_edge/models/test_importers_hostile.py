@@ -50,7 +50,7 @@ def test_the_good_one_is_taken(path: Path) -> None:
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     refused(tmp_path / "none.pt", "no such file")
-    refused(tmp_path, "no such file")
+    refused(tmp_path, "a directory")
 
 
 @pytest.mark.parametrize(

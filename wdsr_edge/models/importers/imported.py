@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._errors import CheckpointError
+from ..._files import open_regular
 from ...config import ModelConfig, upsampler_factors
 from ..build import build
 from ..edsr import EDSR
@@ -87,9 +88,7 @@ def renormalised(model: EDSR | WDSR, convention: Convention) -> EDSR | WDSR:
 
 def _read(path: Path) -> tuple[Origin, Match, list[str]]:
     try:
-        if not path.is_file():
-            raise CheckpointError("no such file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, os.SEEK_END)
             if size > LARGEST:
                 raise CheckpointError(f"more than {LARGEST >> 30} GiB: no super-resolution network is that large")
@@ -106,6 +105,8 @@ def _read(path: Path) -> tuple[Origin, Match, list[str]]:
                 state = read_torch(file)
             else:
                 raise CheckpointError("neither a file of torch.save nor safetensors nor Keras HDF5 weights")
+    except FileNotFoundError as error:
+        raise CheckpointError("no such file") from error
     except OSError as error:
         raise CheckpointError(f"cannot be read ({error.strerror or error})") from error
     notes = [f"took the weights under {printable(state.place)}"] if state.place else []
