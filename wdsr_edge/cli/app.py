@@ -109,7 +109,8 @@ def main() -> None:
 
 def _command_of(error: Any) -> str:
     """``wdsr-edge train``, if that is where a usage error came up."""
-    names, context = [], getattr(error, "ctx", None)
+    names: list[str] = []
+    context = getattr(error, "ctx", None)
     while context is not None and context.parent is not None:
         names.insert(0, context.info_name)
         context = context.parent

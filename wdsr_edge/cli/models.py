@@ -45,7 +45,7 @@ def run(
     """
     shipped = set(zoo_names())
     if names:
-        found = [_shipped(name) or _unshipped(name) if name in shipped else _unshipped(name) for name in names]
+        found = [(_shipped(name) if name in shipped else None) or _unshipped(name) for name in names]
     else:
         there = {name: one for name in sorted(shipped) if (one := _shipped(name)) is not None}
         found = [*there.values(), *(_unshipped(name) for name in LADDER if name not in there)]
@@ -84,7 +84,7 @@ def _psnr_y(figures: Any) -> dict[str, float]:
     """Of each set; what a bundle's maker wrote there may be anything."""
     sets = figures.items() if isinstance(figures, dict) else ()
     known = {name: found.get("psnr_y") for name, found in sets if isinstance(found, dict)}
-    return {name: float(value) for name, value in known.items() if type(value) in (int, float)}
+    return {name: value for name, value in known.items() if isinstance(value, (int, float))}
 
 
 def _entry(one: Model) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +26,6 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
@@ -57,12 +58,19 @@ PrecisionOption = Annotated[
 ]
 BundleArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A zoo name or a bundle directory.")]
 
+_LEAST = 20
+"""Columns that a wrapped column of a table must have."""
 _LEAST_NAME = 16
 """Columns that a file's name gets in a table, however narrow the terminal is."""
 
 if sys.stdout is None:  # closed by whoever started us
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)  # a file takes lines of any length
+for _stream in (sys.stdout, sys.stderr):
+    if isinstance(_stream, io.TextIOWrapper):  # names of files may hold what a console's encoding lacks
+        _stream.reconfigure(errors="backslashreplace")
+if os.environ.get("COLUMNS", "80").strip("0") == "":  # for which rich prints nothing at all
+    del os.environ["COLUMNS"]
+stdout = Console(highlight=False, soft_wrap=not sys.stdout.isatty())  # a file takes lines of any length
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -127,23 +135,82 @@ def print_table(
 ) -> None:
     """A table on stdout; the first column is text, the others are figures, or text as well.
 
-    ``files`` is the column that holds names of files: on a terminal, those that do not fit lose their middle, so that
-    they take a line each. Elsewhere they are whole.
+    It fits the terminal, or COLUMNS, or 80 columns where neither is known; words stay whole. ``files`` is the column
+    that holds names of files: on a terminal, those that do not fit lose their middle, so that they take a line each.
+    Elsewhere they are whole.
     """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for i, name in enumerate(header):
-        table.add_column(Text(name), justify="right" if i and figures else "left", overflow="fold")
+    width = max(40, stdout.width)
     cells = [[printable(cell) for cell in row] for row in rows]
-    if files is not None:
-        columns = list(zip(header, *cells, strict=True))
-        others = sum(max(map(cell_len, column)) + 2 for i, column in enumerate(columns) if i != files)
-        room = max(stdout.width - others - 2, _LEAST_NAME)
+    if files is not None and not stdout.soft_wrap:
+        room = _room(header, cells, width, files)
         for row in cells:
             row[files] = shortened(row[files], room)
-    for row in cells:
-        table.add_row(*map(Text, row))
-    stdout.print(Text(printable(title), style="italic"))
-    stdout.print(table)
+    stdout.print(Text(printable(title), style="italic"), soft_wrap=True)
+    for line, style in _lines(header, cells, width, figures, files):
+        stdout.print(Text(line.rstrip(), style=style), soft_wrap=True)
+
+
+def _room(header: Sequence[str], rows: Sequence[Sequence[str]], width: int, files: int) -> int:
+    """Columns that are left for names of files."""
+    others = (max(map(cell_len, cells)) + 2 for i, cells in enumerate(zip(header, *rows, strict=True)) if i != files)
+    return max(width - sum(others), _LEAST_NAME)
+
+
+def _lines(
+    header: Sequence[str], rows: Sequence[Sequence[str]], width: int, figures: bool, files: int | None = None
+) -> Iterator[tuple[str, str]]:
+    """Lines and their style: columns, with the header or one column wrapped if need be; else a paragraph for a row."""
+    body = [max((cell_len(row[i]) for row in rows), default=0) for i in range(len(header))]
+    if files is not None:
+        body[files] = min(body[files], _room(header, rows, width, files))
+    whole = [max(size, cell_len(name)) for size, name in zip(body, header, strict=True)]
+    least = [max(size, *map(cell_len, name.split() or [""])) for size, name in zip(body, header, strict=True)]
+    flexible = 0 if figures else len(header) - 1
+    for widths, gap in ((whole, 2), (whole, 1), (least, 2), (least, 1)):
+        if sum(widths) + gap * (len(widths) - 1) <= width:
+            break
+    else:
+        widths, gap = least, 2
+        widths[flexible] = width - sum(widths) + widths[flexible] - gap * (len(widths) - 1)
+        if widths[flexible] < _LEAST:
+            yield from _paragraphs(header, rows, width)
+            return
+    for number, row in enumerate([header, *rows]):
+        parts = [
+            [cell] if number and column == files else _wrapped(cell, size)
+            for column, (cell, size) in enumerate(zip(row, widths, strict=True))
+        ]
+        if number and figures and files is None and any(cell_len(part) > widths[0] for part in parts[0]):
+            yield row[0], ""
+            parts[0] = [""]
+        height = max(map(len, parts))
+        for i in range(height):
+            cells = [part[i] if i < len(part) else "" for part in parts]
+            padded = [
+                " " * (size - cell_len(cell)) + cell if figures and column else cell + " " * (size - cell_len(cell))
+                for column, (cell, size) in enumerate(zip(cells, widths, strict=True))
+            ]
+            yield (" " * gap).join(padded), "" if number else "bold"
+
+
+def _paragraphs(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[tuple[str, str]]:
+    for first, *others in rows:
+        yield first, "bold"
+        line = " "
+        for name, cell in zip(header[1:], others, strict=True):
+            item = f" {name} {cell};" if cell else ""
+            if line.strip() and cell_len(line + item) > width:
+                yield line, ""
+                line = " "
+            line += item
+        yield line.rstrip(";"), ""
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """In lines of that many columns, if words are not longer."""
+    if cell_len(text) <= width:
+        return [text]
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def progress_bar() -> Progress:

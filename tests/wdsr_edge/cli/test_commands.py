@@ -205,6 +205,7 @@ def test_deploy_table_says_that_there_is_no_gpu(tmp_path: Path, small_photo: Pat
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("no GPU here") == 3
+    assert max(map(len, done.stdout.splitlines())) <= 80
     assert "60,455 parameters" in done.stdout
 
 

@@ -92,7 +92,8 @@ def test_an_engine_that_spoils_the_golden_frame_is_refused(tmp_path: Path) -> No
     line = "tensorrt fp16 was not timed: the fp16 engine is refused: on the golden frame it comes to 36.1 dB"
     assert line in done.stderr
     assert "load it with precision int8 or fp32" in done.stderr
-    assert [line.split()[2] for line in done.stdout.splitlines()[2:4]] == ["int8", "fp32"]
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("64x48")]
+    assert [row[2] for row in rows] == ["int8", "fp32"]
     text = f"""
 try:
     wdsr_edge.load({MODEL!r}, precision="fp16", tile=None)(frame_of_size(48, 64))
@@ -389,7 +390,8 @@ def test_doctor_tries_a_model_and_writes_a_report(tmp_path: Path) -> None:
     tried = {(one["backend"], one["precision"]) for one in report["models"][MODEL]["choices"]}
     assert {("tensorrt", kind) for kind in ("fp32", "fp16", "int8")} <= tried
     assert {("onnxruntime", "fp32"), ("openvino", "int8")} <= tried
-    assert "engine alone ms" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "alone" in done.stdout
 
 
 def test_a_model_that_crashes_leaves_the_report_of_the_others(tmp_path: Path) -> None:
