@@ -76,9 +76,17 @@ def heal(target: Path) -> bool:
     return True
 
 
+def scratch_prefix(name: str) -> str:
+    """How the name of a temporary folder for writing ``name`` begins; short enough in bytes, whatever the letters."""
+    front = name[:64]
+    while len(os.fsencode(front)) > 200:
+        front = front[:-1]
+    return f".{front}."
+
+
 def scratches(target: Path) -> list[Path]:
     """The folders in which ``target`` is being written, or was when a process was killed."""
-    return list(target.parent.glob(f".{glob.escape(target.name[:64])}.*"))
+    return list(target.parent.glob(f"{glob.escape(scratch_prefix(target.name))}*"))
 
 
 def _old(scratch: Path, target: Path) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ._errors import InputError, require
-from ._exchange import heal, put, scratches
+from ._exchange import heal, put, scratch_prefix, scratches
 
 _DEVICE = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|com[0-9\u00b9\u00b2\u00b3]|lpt[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.I
@@ -45,7 +45,7 @@ def replacing(
         raise InputError(f"{target} is a directory: name a file in it")
     if not directory and target.exists() and not target.is_file():
         raise InputError(f"{target} is a pipe or a device, which would be replaced: name a file")
-    scratch = _scratch(target.parent, f".{name[:64]}.", target)
+    scratch = _scratch(target.parent, scratch_prefix(name), target)
     fresh = scratch / name
     try:
         if directory:

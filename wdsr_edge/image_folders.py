@@ -76,12 +76,22 @@ def find_images(folder: Path, *, recursive: bool = False, leave_out: Path | None
     if not folder.is_dir():
         raise InputError(f"{folder}: {'not a regular file' if folder.exists() else 'no such file or folder'}")
     found = FoundImages()
-    beginning = sorted(folder.iterdir())
-    _search(beginning, found, recursive, leave_out and leave_out.resolve())
+    apart = leave_out and leave_out.resolve()
+    waiting = _search(sorted(folder.iterdir()), found, apart)
+    while waiting and recursive:
+        subfolder = waiting.pop()
+        try:
+            inside = sorted(subfolder.iterdir())
+        except OSError as error:
+            found.unreadable.append((subfolder, f"cannot be opened ({error.strerror})"))
+        else:
+            waiting += _search(inside, found, apart)
+    found.subfolders = len(waiting)
     return found
 
 
-def _search(entries: list[Path], found: FoundImages, recursive: bool, leave_out: Path | None) -> None:
+def _search(entries: list[Path], found: FoundImages, leave_out: Path | None) -> list[Path]:
+    """Add the files among ``entries`` to ``found``; returns the folders among them, last first."""
     folders = []
     for entry in entries:
         if entry.is_dir():
@@ -95,16 +105,7 @@ def _search(entries: list[Path], found: FoundImages, recursive: bool, leave_out:
             found.images.append(entry)
         elif reason:
             found.passed[reason] += 1
-    if not recursive:
-        found.subfolders += len(folders)
-        return
-    for folder in folders:
-        try:
-            inside = sorted(folder.iterdir())
-        except OSError as error:
-            found.unreadable.append((folder, f"cannot be opened ({error.strerror})"))
-        else:
-            _search(inside, found, recursive, leave_out)
+    return folders[::-1]
 
 
 def _why_not(entry: Path) -> str | None:

@@ -17,6 +17,7 @@ from ._errors import InputError, WdsrError
 from ._files import open_regular
 from .exif import ORIENTATION, RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, kept_exif, usable_dpi
 from .formats import HEAD, decoder, format_of
+from .heif import BOXES, colour_of, is_deep
 from .image_writing import check_writable, write_picture
 from .images16 import needs_vips, read_deep, tiff_tags
 from .jpeg import JpegContents, read_segments
@@ -36,8 +37,6 @@ _MODES = frozenset(
     ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I;16N")
 )
 
-_BOXES = 1 << 16
-"""How much of an AVIF or HEIC file is searched for its bit depth, which stands before the pixels."""
 _SIDEWAYS = (5, 6, 7, 8)
 
 _lock = threading.Lock()
@@ -91,9 +90,6 @@ def _read(path: Path, file: BinaryIO, max_pixels: int) -> Picture:
         _check_size(path, (tags[256], tags[257]), max_pixels)
         pixels, grey = read_deep(path, "TIFF")
         return _picture(pixels, grey, tags, {"icc_profile": tags.get(34675)}, of_tags(tags))
-    if kind in ("AVIF", "HEIC"):
-        _check_depth(path, kind, file.read(_BOXES))
-        file.seek(0)
     with _no_limit_of_pillow() if kind in ("TIFF", "WebP", "GIF") else nullcontext():
         return _decoded(path, file, kind, head, tags, max_pixels)
 
@@ -118,6 +114,10 @@ def _decoded(
     max_pixels: int,
 ) -> Picture:
     contents: PngContents | JpegContents | None = None
+    boxes = file.read(BOXES) if kind in ("AVIF", "HEIC") else b""
+    if is_deep(boxes):  # decoders would round it to 8 bits without a word
+        raise InputError(f"{path}: {kind} of more than 8 bits is not supported: convert it to a 16-bit PNG or TIFF")
+    file.seek(0)
     if kind in ("PNG", "JPEG"):
         contents = read_chunks(file) if kind == "PNG" else read_segments(file)
     file.seek(0)
@@ -128,7 +128,7 @@ def _decoded(
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
         raise InputError(f"{path}: has {pages} frames or pages: save the one you want as a file of its own")
-    colour = contents.colour if isinstance(contents, PngContents) else ()
+    colour = contents.colour if isinstance(contents, PngContents) else colour_of(boxes)
     if contents:
         metadata = of_png(contents) if isinstance(contents, PngContents) else of_jpeg(contents)
         image.info |= {"icc_profile": contents.icc, "exif": contents.exif or b"", "xmp": contents.xmp}
@@ -147,6 +147,8 @@ def _decoded(
         pixels, grey = read_deep(path, "PNG")
         return _picture(pixels, grey, exif, image.info, metadata, colour)
     info = dict(image.info)
+    if info.get("icc_profile") and kind in ("AVIF", "HEIC"):
+        colour = ()
     if image.mode == "CMYK":
         info["icc_profile"] = None
     if tags is not None and tags.get(ORIENTATION) in _SIDEWAYS and "dpi" in info:  # Pillow turns a TIFF's pixels only
@@ -163,14 +165,6 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
             f"{path}: {size[0]}x{size[1]} is more than {max_pixels} pixels: cut it up, or raise the limit "
             "(max_pixels in Python, --max-pixels of upscale)"
         )
-
-
-def _check_depth(path: Path, kind: str, boxes: bytes) -> None:
-    """Refuse AVIF and HEIC of more than 8 bits, which their decoders would round to 8 without a word."""
-    for name, offset, mask in ((b"av1C", 6, 0x40), (b"hvcC", 21, 0x07)):
-        start = boxes.find(name)
-        if start >= 0 and start + offset < len(boxes) and boxes[start + offset] & mask:
-            raise InputError(f"{path}: {kind} of more than 8 bits is not supported: convert it to a 16-bit PNG or TIFF")
 
 
 def _pixels(image: Image.Image, depth: int) -> tuple[NDArray[Any], bool]:

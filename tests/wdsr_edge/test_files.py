@@ -140,3 +140,13 @@ def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path) -> None:
     with replacing(tmp_path / "other", like=tmp_path / "gone") as fresh:
         fresh.write_bytes(b"x")
     assert (tmp_path / "other").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("letter", ["a", "ü", "画", "😀", "\udcff"])
+def test_the_longest_names_can_be_written(tmp_path: Path, letter: str) -> None:
+    name = letter * (255 // len(os.fsencode(letter)))
+    for text in (b"old", b"new"):
+        with replacing(tmp_path / name) as fresh:
+            fresh.write_bytes(text)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == b"new"

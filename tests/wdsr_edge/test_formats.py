@@ -125,16 +125,6 @@ def test_avif_of_more_than_readers_take_is_refused(tmp_path: Path) -> None:
         check_writable(tmp_path / "a.avif", size=(1, 1), alpha=False, deep=True)
 
 
-def test_ten_bits_are_not_rounded_to_eight(tmp_path: Path) -> None:
-    data = bytearray(saved("AVIF"))
-    data[data.index(b"av1C") + 6] |= 0x40
-    (tmp_path / "deep.avif").write_bytes(data)
-    (tmp_path / "deep.heic").write_bytes(HEIC + b"hvcC" + b"\0" * 17 + b"\xfa" + b"\0" * 9)
-    for name in ("deep.avif", "deep.heic"):
-        with pytest.raises(InputError, match=f"{name}: .* of more than 8 bits is not supported"):
-            read_picture(tmp_path / name)
-
-
 def test_avif_without_its_codec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.avif").write_bytes(saved("AVIF"))
     monkeypatch.setitem(sys.modules, "PIL.AvifImagePlugin", None)

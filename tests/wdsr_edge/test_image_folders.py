@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,15 @@ def test_no_images_is_an_error_that_counts(tmp_path: Path, no_heif: None) -> Non
     for path, words in ((tmp_path / "none", "no such file"), (Path("/dev/null"), "not a regular file")):
         with pytest.raises(InputError, match=words):
             list_images(path)
+
+
+def test_folders_deeper_than_python_calls_go(tmp_path: Path) -> None:
+    deep = tmp_path / "/".join("d" * 150)
+    put(deep, "a.png")
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 100)
+    try:
+        found = find_images(tmp_path, recursive=True)
+    finally:
+        sys.setrecursionlimit(before)
+    assert found.images == [deep / "a.png"]
