@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -30,6 +31,7 @@ from .backends import (
 from .backends._cuda import Cuda
 from .backends.device_engines import read_beside
 from .bundle import MANIFEST, Bundle, Precision
+from .chosen import chosen
 from .self_test import golden_test
 from .speed import Choice, choices, fastest, graph_of
 from .super_resolver import SuperResolver, Tile
@@ -91,14 +93,14 @@ def load(
         allow_cpu=allow_cpu,
     )
     tried = fitting(bundle, backend, precision, gpu=gpu, threads=threads)
+    asked = "auto" not in (backend, precision)
+    opened = partial(open_bundle, bundle, tile=tile, gpu=gpu, threads=threads, queue_size=queue_size, asked=asked)
     for choice in tried[:-1] if backend == "auto" else ():
         try:
-            return open_bundle(bundle, choice, tile=tile, gpu=gpu, threads=threads, queue_size=queue_size)
+            return opened(choice)
         except (BackendError, MissingExtraError) as error:
             _LOG.warning("%s in %s is not used: %s", choice.backend, choice.precision, error)
-    return open_bundle(
-        bundle, tried[-1 if backend == "auto" else 0], tile=tile, gpu=gpu, threads=threads, queue_size=queue_size
-    )
+    return opened(tried[-1 if backend == "auto" else 0])
 
 
 def candidates(
@@ -163,8 +165,9 @@ def open_bundle(
     gpu: GpuOptions | None = None,
     threads: int | None = None,
     queue_size: int | None = None,
+    asked: bool = True,
 ) -> SuperResolver:
-    """``bundle`` in one engine and precision that ``choices`` names; ``threads`` as in ``load``."""
+    """``bundle`` in one engine and precision that ``choices`` names, ``asked`` for or not; the rest as in ``load``."""
 
     def open_float_session() -> Session:
         onnx = bundle.onnx("fp32", "float32")
@@ -185,6 +188,8 @@ def open_bundle(
         tile=None if tile == "auto" and gpu.engine is not None else tile,
         fixed_windows=fixed,
         queue_size=queue_size,
+        threads=count if choice.backend in ON_CPU else None,
+        chosen=chosen(bundle, choice, asked=asked, threads=count or 0),
     )
 
 

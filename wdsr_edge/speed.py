@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from ._errors import InputError
 from ._files import read_text, replacing, user_cache
@@ -54,14 +56,46 @@ def choices(
     )
 
 
-def remember(bundle: Bundle, p50_ms: Mapping[Choice, float], *, threads: int = 0) -> None:
+class Known(NamedTuple):
+    """What else is kept of a choice that was measured."""
+
+    size: str
+    """A frame, WIDTHxHEIGHT."""
+    ms: float
+    """p50 for it."""
+    golden_db: float | None
+    """PSNR of the golden frame, dB; None if it is not known."""
+    day: str = ""
+    """When, such as 2026-01-31."""
+    threads: int = 0
+    """With how many; 0 is as many as the backend takes."""
+
+
+def remember(
+    bundle: Bundle, p50_ms: Mapping[Choice, float], *, threads: int = 0, known: Mapping[Choice, Known] | None = None
+) -> None:
     """Keep what was measured of ``bundle`` on this machine with so many threads; 0 is as many as a backend takes.
 
-    Raises InputError if the cache cannot be written.
+    ``p50_ms`` is what is compared, ``known`` what a user is told, of which the day is today. Raises InputError if the
+    cache cannot be written.
     """
-    entries = [{"backend": c.backend, "precision": c.precision, "p50_ms": ms} for c, ms in p50_ms.items()]
+    day = datetime.date.today().isoformat()
+    told = {choice: one._replace(day=day, threads=threads)._asdict() for choice, one in (known or {}).items()}
+    entries = [{**choice._asdict(), "p50_ms": ms, **told.get(choice, {})} for choice, ms in p50_ms.items()]
     with replacing(_file(bundle, threads)) as fresh:
         fresh.write_text(json.dumps({"model": bundle.name, "measured": entries}, indent=2) + "\n", encoding="utf-8")
+
+
+def recall(bundle: Bundle, choice: Choice, *, threads: int = 0) -> Known | None:
+    """What ``remember`` was told of ``choice``, where ``fastest`` looks as well; None if nothing."""
+    for count in dict.fromkeys((threads, 0)):
+        for entry in _entries(_file(bundle, count)):
+            with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
+                if Choice(entry["backend"], entry["precision"]) == choice:
+                    decibels = entry["golden_db"]
+                    decibels = None if decibels is None else float(decibels)
+                    return Known(str(entry["size"]), float(entry["ms"]), decibels, str(entry["day"]), count)
+    return None
 
 
 def fastest(bundle: Bundle, among: tuple[Choice, ...], *, threads: int = 0) -> Choice | None:
@@ -80,10 +114,18 @@ def fastest(bundle: Bundle, among: tuple[Choice, ...], *, threads: int = 0) -> C
 def _measured(file: Path) -> dict[Choice, float]:
     """What ``remember`` wrote: p50 in ms of each choice; nothing if the file is not there or damaged."""
     try:
-        measured = json.loads(read_text(file))["measured"]
-        return {Choice(entry["backend"], entry["precision"]): float(entry["p50_ms"]) for entry in measured}
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return {Choice(entry["backend"], entry["precision"]): float(entry["p50_ms"]) for entry in _entries(file)}
+    except (ValueError, KeyError, TypeError, OverflowError):
         return {}
+
+
+def _entries(file: Path) -> list[Any]:
+    """One for each choice; none if the file is not there or damaged."""
+    try:
+        measured = json.loads(read_text(file))["measured"]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return []
+    return measured if isinstance(measured, list) else []
 
 
 def _file(bundle: Bundle, threads: int) -> Path:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from .config import ModelConfig
 from .frames import ALPHA_REACH, Color, Frame, bled, checked, enlarge_alpha, is_grey, luma
 from .tickets import FrameQueue, Policy, Ticket, begun, check_policy, queue_limit
 from .tiling import ACTIVATION_BYTES, Span, auto_tile, tiles
+
+if TYPE_CHECKING:
+    from .chosen import Chosen
 
 OnTile = Callable[[int, int], None]
 """Told how many windows of a frame are done, and how many there are."""
@@ -42,12 +45,15 @@ class SuperResolver:
         fixed_windows: bool = False,
         keep_grey: bool = True,
         queue_size: int | None = None,
+        threads: int | None = None,
+        chosen: Chosen | None = None,
     ) -> None:
         """``session`` runs the uint8 graph; ``open_float_session`` opens the float one when a frame first needs it.
 
         ``fixed_windows`` gives large frames windows of one size, for engines that are compiled for each.
         ``keep_grey=False`` leaves the colours that the network gives to frames of R = G = B, to compare networks.
         ``queue_size`` is how many submitted frames can wait; None takes twice as many as are worked on at a time.
+        ``threads`` and ``chosen`` are told to whoever asks.
         """
         if tile not in ("auto", None) and (
             isinstance(tile, bool) or not isinstance(tile, (int, np.integer)) or tile < 1
@@ -63,6 +69,10 @@ class SuperResolver:
         """Precision in use."""
         self.config = config
         """The network."""
+        self.threads = threads
+        """Threads of a CPU backend; None if that was left to it."""
+        self.chosen = chosen
+        """Why this backend and precision, with ms and dB; None if a session was given without."""
         memory = getattr(session, "activation_bytes", ACTIVATION_BYTES)
         self._tile = auto_tile(config, memory) if tile == "auto" else tile
         self._is_auto = tile == "auto"
@@ -78,6 +88,14 @@ class SuperResolver:
         self._calls = Calls()
         self._closed = self._freed = False
         end_with_process(self)
+
+    def __repr__(self) -> str:
+        parts = [self.config.name, f"x{self.scale}", f"{self.backend} in {self.precision}"]
+        if self.threads:
+            parts.append(f"{self.threads} thread{'' if self.threads == 1 else 's'}")
+        tile = f"{'automatic ' if self._is_auto else ''}tile {self._tile}" if self._tile else "whole frames"
+        parts += [tile, *(["closed"] if self._closed else [])]
+        return f"<SuperResolver {', '.join(parts)}{f'; {self.chosen.about}' if self.chosen else ''}>"
 
     def __reduce__(self) -> str:
         raise InputError("a SuperResolver cannot be copied to another process: load it there")
@@ -167,8 +185,8 @@ class SuperResolver:
             self._free()
 
     def _free(self) -> None:
-        """Close the engine, once."""
-        with self._calls.lock:
+        """Close the engine, once; a call like others, which the end of a process waits for."""
+        with self._calls, self._calls.lock:
             if self._freed:
                 return
             self._session.close()

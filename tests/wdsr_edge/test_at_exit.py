@@ -200,3 +200,26 @@ inside.wait()
 def test_an_engine_that_never_comes_back_does_not_keep_the_process() -> None:
     done = run(STUCK)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+FIRST = """
+import os, sys, threading
+import numpy as np
+import wdsr_edge
+resolvers = [wdsr_edge.load("wdsr-b-1x32-x2", backend="openvino") for _ in range(4)]
+meet = threading.Barrier(4)
+sys.setswitchinterval(1e-6)
+def call(sr):
+    meet.wait()
+    sr(np.zeros((8, 8, 3), np.uint8))
+threads = [threading.Thread(target=call, args=(sr,), daemon=True) for sr in resolvers]
+for thread in threads: thread.start()
+for thread in threads: thread.join(10)
+os._exit(any(thread.is_alive() for thread in threads))
+"""
+
+
+@pytest.mark.slow
+def test_threads_may_be_openvinos_first_at_the_same_time() -> None:
+    """Its bindings set themselves up in the first call, in a way in which two threads wait for each other for ever."""
+    assert [run(FIRST).returncode for _ in range(25)] == 25 * [0]

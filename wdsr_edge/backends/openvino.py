@@ -7,6 +7,7 @@ import sys
 import threading
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .._errors import BackendError, require
@@ -76,7 +77,9 @@ class _Library:
         if self._left:
             raise BackendError(_FORKED)
         if self._core is None:
-            self._core = _import_openvino().Core()
+            openvino = _import_openvino()
+            _ = openvino.Tensor(np.zeros(1, np.uint8)).data  # two threads that are its first at once wait for ever
+            self._core = openvino.Core()
             with contextlib.suppress(Exception):  # a version that does not know it
                 self._core.set_property("CPU", {"CPU_RUNTIME_CACHE_CAPACITY": KERNELS})
         return self._core

@@ -28,6 +28,7 @@ from .output import (
 from .sizes import parse_size
 
 if TYPE_CHECKING:
+    from ..chosen import Chosen
     from ..comparison import Size, Timed
 
 
@@ -77,8 +78,10 @@ def run(
     say_faults(timed)
     if backend == precision == "auto" and not tile and not device and not engine:
         keep_fastest(bundle, timed, threads=threads)
+    auto = auto_now(bundle, threads=threads)
     if json:
-        print_json({"model": bundle.name, "choices": document_of(timed)})
+        print_json({"model": bundle.name, "choices": document_of(timed), "auto": auto.document()})
+        say(str(auto))
         return
     s = bundle.config.scale
     rows = [
@@ -95,6 +98,7 @@ def run(
     ]
     header = ("frame", "engine", "precision", "p50 ms", "p95 ms", "p99 ms", "frames/s", "runs")
     print_table(f"{bundle.name}, host to host", header, rows)
+    say(str(auto))
 
 
 def _sizes(asked: Sequence[str] | None, engine: Path | None) -> list[Size]:
@@ -116,12 +120,26 @@ def say_faults(timed: Sequence[Timed]) -> None:
 def keep_fastest(bundle: Bundle, timed: Sequence[Timed], *, threads: int | None = None) -> None:
     """Remember what was timed, for ``auto``."""
     from ..backends import thread_count
-    from ..speed import remember
+    from ..speed import Known, remember
 
+    good = [one for one in timed if not one.fault and one.latency]
+    known = {}
+    for one in good:
+        (h, w), latency = next(iter(one.latency.items()))
+        known[one.choice] = Known(f"{w}x{h}", latency.p50_ms, one.golden_db)
     try:
-        remember(bundle, {one.choice: one.p50_ms for one in timed if not one.fault}, threads=thread_count(threads))
+        remember(bundle, {one.choice: one.p50_ms for one in good}, threads=thread_count(threads), known=known)
     except InputError as error:
-        say(f"what is fastest is not remembered: {error}")
+        say(f"could not save the timings, so auto will not use them: {error}")
+
+
+def auto_now(bundle: Bundle, *, threads: int | None = None) -> Chosen:
+    """What ``auto`` means for a bundle on this machine by now."""
+    from ..backends import thread_count
+    from ..chosen import chosen
+    from ..loading import candidates
+
+    return chosen(bundle, candidates(bundle, threads=threads)[0], threads=thread_count(threads))
 
 
 def document_of(timed: Sequence[Timed]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import typer
 from .._errors import BackendError, InputError, WdsrError
 from .._files import check_folder
 from ..bundle import Bundle, Precision
-from .benchmark import ROWS, document_of, keep_fastest, rows_of, say_faults
+from .benchmark import ROWS, auto_now, document_of, keep_fastest, rows_of, say_faults
 from .output import BundleArgument, DeviceOption, JsonFlag, build_bar, print_json, print_table, printable, say, stdout
 from .sizes import parse_size
 
@@ -126,8 +126,13 @@ def _compile_here(
         gpu = GpuOptions(device, in_full=True, on_progress=on_progress)
         found = first_run(bundle, among, configs, gpu=gpu, seconds=seconds)
     clocks = dataclasses.asdict(found.clocks)
+    faults = [bool(one.fault) for one in found.timed]
+    if not narrowed and backend == "auto" and not device and not all(faults):
+        keep_fastest(bundle, found.timed)
+    auto = auto_now(bundle)
     if json:
         document = {"model": bundle.name, "choices": document_of(found.timed), "clocks": clocks}
+        document["auto"] = auto.document()
         print_json({**document, "slower_int8": found.slower_int8, "advice": found.clocks.advice})
     else:
         print_table(f"{bundle.name}, compiled and timed host to host", ROWS, rows_of(document_of(found.timed)))
@@ -141,9 +146,7 @@ def _compile_here(
             say(f"{profile} is too large for one window: it was timed in tiles, with an engine for those")
     for line in (*found.slower_int8, *found.clocks.advice):
         say(line)
-    faults = [bool(one.fault) for one in found.timed]
-    if not narrowed and backend == "auto" and not device and not all(faults):
-        keep_fastest(bundle, found.timed)
+    say(str(auto))
     if any(faults):
         raise typer.Exit(1)
 

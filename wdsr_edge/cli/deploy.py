@@ -14,9 +14,12 @@ from .._files import read_text
 from ..backends import COMPILED, ON_CPU
 from ..bundle import Bundle, check_details
 from ..loading import find_bundle, is_checkpoint
-from .benchmark import document_of, keep_fastest, say_faults
+from .benchmark import auto_now, document_of, keep_fastest, say_faults
 from .output import JsonFlag, ModelArgument, count, decibels, print_json, print_table, say, stages_bar
 from .sizes import parse_size
+
+_MANY_LEVELS = 8
+"""More than this, a largest difference looks worse than it is."""
 
 if TYPE_CHECKING:
     from wdsr_export import Deployment, Parity
@@ -84,8 +87,11 @@ def run(
             on_stage=on_stage,
             on_step=on_step,
         )
+    if found.bundle is not None:
+        keep_fastest(found.bundle, found.timed)
+    auto = None if found.bundle is None else auto_now(found.bundle)
     if json:
-        print_json(_document(network.config, found))
+        print_json({**_document(network.config, found), "auto": None if auto is None else auto.document()})
     else:
         _print_report(network.config, found, sizes, bool(calibration))
     say_faults(found.timed)
@@ -94,8 +100,8 @@ def run(
         fault = f"parity of {failed.graph} failed: {failed.diagnosis}" if failed else ""
         say(f"nothing was written: {fault or f'no INT8 placement stays within {max_drop:g} dB'}")
         raise typer.Exit(1)
-    keep_fastest(found.bundle, found.timed)
     say(f"wrote {found.bundle.path}")
+    say(str(auto))
 
 
 def _document(config: ModelConfig, found: Deployment) -> dict[str, Any]:
@@ -156,6 +162,19 @@ def _print_report(config: ModelConfig, found: Deployment, sizes: Sequence[Size],
         rows.append(["TensorRT", *3 * ["no GPU here"]])
     title = f"{config.name}: {config.parameters:,} parameters, {config.macs:,} MACs/LR pixel"
     print_table(title, ("", "FP32", "FP16", "INT8"), rows)
+    for name, column in zip(("FP16", "INT8"), columns[1:], strict=True):
+        worst = max(column, key=lambda total: total.max_levels, default=None)
+        if worst is not None and worst.max_levels > _MANY_LEVELS:
+            say(_about_levels(name, worst))
+
+
+def _about_levels(name: str, total: Difference) -> str:
+    """What a large difference of single values means."""
+    typical = 255 * 10 ** (-total.psnr_db / 20)
+    return (
+        f"{count(total.max_levels, 'level')} in {name} is the worst of all values, at a hard edge; {total.psnr_db:.1f} "
+        f"dB is {typical:.1f} levels for a typical one (root mean square)"
+    )
 
 
 def _shown(latency: Latency | None) -> str:

@@ -28,6 +28,7 @@ from .output import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..super_resolver import SuperResolver
     from ..upscale import Done, Job, Plan
 
 
@@ -118,7 +119,9 @@ def run(
                 ):
                     done.append(entry)
         finally:
-            _report(done, planned, names, json)
+            _report(done, planned, names, json, sr)
+    if sr.chosen and not sr.chosen.asked and any(not entry.error for entry in done):
+        say(str(sr.chosen))
     _end(done, names)
 
 
@@ -171,10 +174,12 @@ def _bar(jobs: list[Job]) -> Iterator[Callable[[Job, float], None]]:
         )
 
 
-def _report(done: list[Done], planned: Plan, names: dict[Path, str], json: bool) -> None:
+def _report(done: list[Done], planned: Plan, names: dict[Path, str], json: bool, sr: SuperResolver) -> None:
     """What became of each image, also where the work was interrupted."""
     total = len(planned.jobs) + len(planned.settled)
     if json:
+        auto = None if sr.chosen is None or sr.chosen.asked else sr.chosen.document()
+        ran = {"backend": sr.backend, "precision": sr.precision, "auto": auto}
         print_json(
             [
                 {
@@ -183,6 +188,7 @@ def _report(done: list[Done], planned: Plan, names: dict[Path, str], json: bool)
                     "error": _plain(entry.error, names),
                     "notes": entry.notes,
                     "status": "failed" if entry.error else "skipped" if entry.skipped else "written",
+                    **ran,
                 }
                 for entry in done
             ]

@@ -83,7 +83,8 @@ def test_a_bad_file_gives_the_same_document_alone_and_among_others(wdsr_edge: Co
     bad = json.loads(done.stdout)[0]
     assert bad["error"].startswith("bad.png: ")
     bad["error"] = ""
-    assert bad == {"source": "bad.png", "target": "bad_x2.png", "error": "", "notes": [], "status": "failed"}
+    ran = {"backend": "onnxruntime", "precision": "fp32", "auto": None}
+    assert bad == {"source": "bad.png", "target": "bad_x2.png", "error": "", "notes": [], "status": "failed", **ran}
     assert files(".") == ["bad.png", *good, *(["good_x2.png"] if good else [])]
 
 
