@@ -16,6 +16,8 @@ from ..formats import HEAD, format_of
 
 STANDARD = "-"
 """The name of both on the command line; a file of that name is ./-."""
+INPUTS = (STANDARD, "/dev/stdin", "/dev/fd/0")
+OUTPUTS = (STANDARD, "/dev/stdout", "/dev/fd/1")
 _CHUNK = 1 << 20
 
 

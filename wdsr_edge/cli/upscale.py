@@ -140,10 +140,10 @@ def _places(
 
     if "" in inputs or output == "":
         raise InputError("an empty name is not a file: name an image")
-    piped = pipes.STANDARD in inputs
+    piped = any(name in pipes.INPUTS for name in inputs)
     if piped and len(inputs) > 1:
         raise InputError("- is one image from standard input: give no others with it")
-    to_stdout = output == pipes.STANDARD or (piped and output is None)
+    to_stdout = output in pipes.OUTPUTS or (piped and output is None)
     if to_stdout and json:
         raise InputError("--json and an image cannot both go to standard output: name a file with --output")
     if to_stdout and (len(inputs) > 1 or Path(inputs[0]).is_dir()):

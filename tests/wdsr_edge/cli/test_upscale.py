@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from rich.progress import Progress
 
 from tests.command_line import refused
 from tests.wdsr_edge.cli.conftest import Command
@@ -124,6 +125,7 @@ def test_any_name(wdsr_edge: Command, name: str) -> None:
     [
         (["-", "a.png"], "give no others"),
         (["a.png", "b.png", "-o", "-"], "one image"),
+        (["a.png", "b.png", "-o", "/dev/stdout"], "one image"),
         ([".", "-o", "-"], "one image"),
         (["a.png", "-o", "-", "--json"], "--json"),
         (["-", "-o", "folder"], "suffix"),
@@ -139,7 +141,7 @@ def test_pipes_that_cannot_be(wdsr_edge: Command, arguments: list[str], words: s
 
 
 def test_through_standard_input_and_output(tmp_path: Path) -> None:
-    done = process("-", data=png(), cwd=tmp_path)
+    done = process("/dev/stdin", data=png(), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
     with Image.open(io.BytesIO(done.stdout)) as big:
         assert (big.format, big.size) == ("PNG", (256, 192))
@@ -176,7 +178,7 @@ class Input(io.TextIOWrapper):
 
 def test_standard_input_into_a_file(wdsr_edge: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Input(png()))
-    done = wdsr_edge("upscale", "-", "-o", "x.jpg", "--json", *FAST)
+    done = wdsr_edge("upscale", "/dev/stdin", "-o", "x.jpg", "--json", *FAST)
     (one,) = json.loads(done.stdout)
     assert (one["source"], one["target"], one["status"]) == ("-", "x.jpg", "written")
     assert files(".") == ["x.jpg"]
@@ -286,3 +288,19 @@ def test_shortened_names_keep_their_ends(text: str, width: int) -> None:
         assert short.endswith(".png")
         assert "…" in short
         assert cell_len(short) >= width - 2
+
+
+def test_the_bar_of_one_image_moves_with_its_tiles(wdsr_edge: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    save("a.png", size=(96, 128))
+    moved: list[float] = []
+    update = Progress.update
+
+    def recorded(self: Progress, task: Any, *, completed: float, **options: Any) -> None:
+        moved.append(completed)
+        update(self, task, completed=completed, **options)
+
+    monkeypatch.setattr(Progress, "update", recorded)
+    assert wdsr_edge("upscale", "a.png", "--tile", "32", *FAST).returncode == 0
+    assert moved == sorted(moved)
+    assert (moved[0], moved[-1]) == (0, 1)
+    assert len(moved) > 5
