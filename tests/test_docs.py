@@ -23,7 +23,7 @@ def test_readme_program_runs() -> None:
 def test_readme_names_every_command() -> None:
     named = set(re.findall(r"^\| `wdsr-edge (\w+)", README, re.MULTILINE))
     files = {path.stem for path in (ROOT / "wdsr_edge" / "cli").glob("*.py")}
-    assert named == {stem.rstrip("_") for stem in files - {"__init__", "app", "output", "sizes"}}
+    assert named == {stem.rstrip("_") for stem in files - {"__init__", "app", "output", "pipes", "sizes"}}
 
 
 def test_readme_make_targets_and_files_exist() -> None:
