@@ -15,7 +15,7 @@ GPU_BIN := $(VENV)-$(GPU)/bin
 .PHONY: deploy test test-slow test-gpu benchmark lint types package ci clean
 
 deploy: $(VENV)/installed-deploy
-	$(BIN)/wdsr-edge deploy wdsr-b-3x32-x2 --output $(OUT)/wdsr-b-3x32-x2
+	$(BIN)/wdsr-edge deploy wdsr-b-3x32-x2 --force --output $(OUT)/wdsr-b-3x32-x2
 	$(BIN)/wdsr-edge upscale wdsr_edge/photos/coffee.png --model $(OUT)/wdsr-b-3x32-x2 --output $(OUT)/coffee_x2.png
 
 test: $(VENV)/installed-dev

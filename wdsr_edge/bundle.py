@@ -204,6 +204,7 @@ def check_target(path: str | os.PathLike[str]) -> Path:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest in ``directory``, whose files are not read; BundleError if there is no bundle."""
     """What manifest.json in a bundle's folder says: its format and names are checked, its files are not.
 
     Raises BundleError.

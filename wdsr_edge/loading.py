@@ -249,22 +249,34 @@ def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:
     text = os.fspath(path_or_name)
     if len(text) > 4000 or "\0" in text:
         raise InputError(f"{text[:60]!r}... is no path and no name of a model")
+    in_zoo = _in_zoo(text)
+    if os.path.isdir(text) and in_zoo:
+        _LOG.warning("the folder %s is taken, not the zoo's model of that name: name it ./%s to say so", text, text)
     if os.path.isdir(text) or os.path.basename(text) != text:
         return Path(text)
-    for folder in _zoo_folders():
-        if os.path.isfile(folder / text / MANIFEST):
-            return folder / text
+    if in_zoo:
+        return in_zoo
     raise InputError(f"no model {text[:100]!r}: expected a bundle directory or one of {', '.join(zoo_names())}")
 
 
 def is_checkpoint(name: str | os.PathLike[str]) -> bool:
     """Whether ``name`` means a weights file, and not a bundle directory or a zoo name."""
-    return os.path.isfile(name) or os.fspath(name).endswith(".safetensors")
+    text = os.fspath(name)
+    if os.path.isfile(text) and _in_zoo(text):
+        _LOG.warning("the file %s is taken, not the zoo's model of that name: name it ./%s to say so", text, text)
+    return os.path.isfile(text) or text.endswith(".safetensors")
 
 
 def zoo_names() -> list[str]:
     """Names of the models that ``load`` finds without a path."""
     return sorted({entry.parent.name for folder in _zoo_folders() for entry in folder.glob(f"*/{MANIFEST}")})
+
+
+def _in_zoo(name: str) -> Path | None:
+    """The model that ``name`` alone means, whatever lies in the current folder; None if there is no such model."""
+    if os.path.basename(name) != name or not name:
+        return None
+    return next((folder / name for folder in _zoo_folders() if os.path.isfile(folder / name / MANIFEST)), None)
 
 
 def _zoo_folders() -> list[Path]:

@@ -59,10 +59,21 @@ for command in (
 
 
 class _Said(logging.Handler):
-    """What the packages report meanwhile, such as an engine that is being built, as lines on stderr."""
+    """What the packages report meanwhile, such as an engine that is being built, as lines on stderr.
+
+    A warning is given once, however often a command comes upon its cause.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._warned: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage())
+        text = record.getMessage()
+        if record.levelno < logging.WARNING or text not in self._warned:
+            say(text)
+        if record.levelno >= logging.WARNING:
+            self._warned.add(text)
 
 
 def _print_version(wanted: bool) -> None:
@@ -88,6 +99,8 @@ def main() -> None:
     hush()
     log = logging.getLogger("wdsr_edge")
     log.setLevel(logging.INFO)
+    for earlier in [handler for handler in log.handlers if isinstance(handler, _Said)]:
+        log.removeHandler(earlier)  # main was called before, as tests do
     log.addHandler(_Said())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that nothing half-written stays
     try:

@@ -10,7 +10,7 @@ import typer
 
 from .._errors import InputError
 from .._files import user_cache
-from .output import BundleArgument, JsonFlag, count, decibels, print_json, print_table, say, stages_bar
+from .output import BundleArgument, ForceFlag, JsonFlag, count, decibels, print_json, print_table, say, stages_bar
 
 if TYPE_CHECKING:
     from wdsr_calibration import CalibrationSet
@@ -45,6 +45,7 @@ def run(
     held_out: Annotated[int, typer.Option(help="Images to measure the drop on.")] = 24,
     time: Annotated[bool, typer.Option("--time", help="Time each placement on the frontier, in ms, here.")] = False,
     seed: Annotated[int, typer.Option(help="Which images and crops, and the order of rounding.")] = 0,
+    force: ForceFlag = False,
     json: JsonFlag = False,
 ) -> None:
     """Calibrate a bundle to INT8, as much of it as loses at most --max-drop dB, for TensorRT and for CPUs.
@@ -56,6 +57,7 @@ def run(
     from wdsr_export import quantise
 
     from ..bundle import Bundle, check_target
+    from ..existing import existing
     from ..loading import find_bundle, is_checkpoint
     from ..models import load_model
     from ..samples import sample_frames
@@ -69,6 +71,8 @@ def run(
         )
     bundle = Bundle.load(find_bundle(model))
     target = check_target(output or (bundle.path if os.path.isdir(model) else Path(bundle.name)))
+    if not (target.exists() and target.samefile(bundle.path)):
+        existing(target, bundle.manifest.get("weights_sha256"), force=force)
     config = CalibrationConfig(
         ranges=ranges,  # type: ignore[arg-type]
         equalisation=equalisation,

@@ -15,7 +15,7 @@ from ..backends import COMPILED, ON_CPU
 from ..bundle import Bundle, check_details
 from ..loading import find_bundle, is_checkpoint
 from .benchmark import auto_now, document_of, keep_fastest, say_faults
-from .output import JsonFlag, ModelArgument, count, decibels, print_json, print_table, say, stages_bar
+from .output import ForceFlag, JsonFlag, ModelArgument, count, decibels, print_json, print_table, say, stages_bar
 from .sizes import parse_size
 
 _MANY_LEVELS = 8
@@ -46,26 +46,34 @@ def run(
     size: Annotated[list[str] | None, typer.Option(help="LR frame to time, WIDTHxHEIGHT; may be repeated.")] = None,
     seconds: Annotated[float, typer.Option(min=0.0, max=3600.0, help="Time for each size.")] = 2.0,
     card: Annotated[Path | None, typer.Option(help="JSON object for the manifest: training, figures, licence.")] = None,
+    force: ForceFlag = False,
     json: JsonFlag = False,
 ) -> None:
     """Fold, export, verify against PyTorch, calibrate, write the bundle, and time it; one table says how it went.
 
     INT8 is made with --calibration, or is what a checkpoint of train --quantize has learned; without either, a bundle
-    keeps the INT8 graphs that it has. The fastest engine and precision are remembered, and are what auto then means for
-    this bundle on this machine.
+    keeps the INT8 graphs that it has, or that a bundle of the same weights at the output has. A bundle of other weights
+    there is only replaced with --force. The fastest engine and precision are remembered, and are what auto then means
+    for this bundle on this machine.
     """
     from wdsr_calibration import finetuning, sample_folders
     from wdsr_export import deploy
+    from wdsr_export.graph import weights_hash
 
-    from ..models import load_model
+    from ..existing import existing, int8_of
+    from ..models import fold, load_model
     from ..samples import sample_frames
 
     network = load_model(model)
     target = output or Path(network.config.name)
+    weights = weights_hash(fold(network))
+    before = existing(target, weights, force=force)
     frames = sample_frames(images)
     sizes = [parse_size(text) for text in dict.fromkeys(size or ("480x270", "640x360", "960x540"))]
     origin = None if is_checkpoint(model) else Bundle.load(find_bundle(model))
-    details = _read_card(card) if card else _card_of(origin)
+    same = before is not None and before.manifest.get("weights_sha256") == weights
+    keep = before if same and before and (origin is None or not int8_of(origin)) else origin
+    details = _read_card(card) if card else _card_of(origin or (before if same else None))
     samples, learned = None, finetuning.learned(model) if origin is None else None
     if calibration and learned:
         raise InputError(f"{model} was trained with --quantize and has its INT8: leave out --calibration")
@@ -80,7 +88,7 @@ def run(
             samples=samples,
             max_drop=max_drop,
             learned=learned,
-            keep=origin,
+            keep=keep,
             sizes=sizes,
             seconds=seconds,
             details=details,
@@ -100,6 +108,8 @@ def run(
         fault = f"parity of {failed.graph} failed: {failed.diagnosis}" if failed else ""
         say(f"nothing was written: {fault or f'no INT8 placement stays within {max_drop:g} dB'}")
         raise typer.Exit(1)
+    if before and int8_of(before) and not int8_of(found.bundle):
+        say("the INT8 of the bundle that was replaced is lost: --calibration makes it for these weights")
     say(f"wrote {found.bundle.path}")
     say(str(auto))
 

@@ -53,6 +53,7 @@ ThreadsOption = Annotated[
         show_default=False,
     ),
 ]
+ForceFlag = Annotated[bool, typer.Option("--force", help="Replace a bundle of other weights at the output.")]
 PrecisionOption = Annotated[
     str, typer.Option("--precision", help="auto, fp32, fp16 or int8; auto is the fastest measured here.")
 ]
