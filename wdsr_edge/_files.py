@@ -9,8 +9,10 @@ import shutil
 import stat
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -84,6 +86,27 @@ def check_name(path: Path) -> None:
         raise InputError(f"{str(path)[:100]!r} is no name for a file: choose another")
     if sys.platform == "win32" and any(map(_refused_by_windows, path.parts[path.anchor != "" :])):
         raise InputError(f"{str(path)[:100]!r} is no name for a file on Windows: choose another")
+
+
+def place_of(path: Path) -> str:
+    """What a path means, so that two names for one file are seen to be one: through links, in another case."""
+    found = path.resolve()
+    return unicodedata.normalize("NFC", str(found)).casefold() if _folds_case(found.parent) else str(found)
+
+
+@lru_cache(1024)
+def _folds_case(folder: Path) -> bool:
+    """Whether ``a`` and ``A`` are one name in a folder, as on Windows and macOS as a rule; told by what lies there."""
+    try:
+        names = next(([name] for name in os.listdir(folder) if name != name.swapcase()), [])
+        for name in names:
+            return os.path.samefile(folder / name, folder / name.swapcase())
+        if folder.name != folder.name.swapcase():
+            return os.path.samefile(folder, folder.with_name(folder.name.swapcase()))
+    except OSError:  # there is no such folder yet, or no such name
+        if folder.is_dir():
+            return False
+    return folder.parent != folder and _folds_case(folder.parent)
 
 
 def is_device_name(name: str) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from ._errors import InputError
+from ._files import place_of
 from .formats import SUFFIXES, suffix_for
 from .image_folders import find_images, require_images
 from .image_writing import check_lossless
@@ -181,29 +181,24 @@ def _distinct(jobs: Sequence[Job]) -> list[Job]:
     """The jobs, each once. InputError if two images would become one file."""
     seen: dict[str, Job] = {}
     for job in jobs:
-        first = seen.setdefault(_place(job.target), job)
-        if first is not job and _place(first.source) != _place(job.source):
+        first = seen.setdefault(place_of(job.target), job)
+        if first is not job and place_of(first.source) != place_of(job.source):
             raise InputError(f"{first.source} and {job.source} would both become {job.target}: rename one")
     return list(seen.values())
 
 
 def _without_existing(jobs: list[Job], settled: list[Done], notes: list[str], skip_existing: bool) -> Plan:
     """The plan of these jobs. InputError if an input would be written over."""
-    sources = {_place(job.source) for job in jobs}
-    results = {_place(job.target) for job in jobs if _place(job.target) in sources}
+    sources = {place_of(job.source) for job in jobs}
+    results = {place_of(job.target) for job in jobs if place_of(job.target) in sources}
     for job in jobs:
-        place = _place(job.target)
-        if place in results and (not skip_existing or place == _place(job.source)):
+        place = place_of(job.target)
+        if place in results and (not skip_existing or place == place_of(job.source)):
             raise InputError(f"{job.target} is an input and would be lost: choose another --output")
-    kept = [job for job in jobs if _place(job.source) not in results]
+    kept = [job for job in jobs if place_of(job.source) not in results]
     if results:
         count = len(jobs) - len(kept)
         notes.append(f"passed over {count} image{'' if count == 1 else 's'}: results of other inputs")
     todo = [job for job in kept if not (skip_existing and job.target.is_file())]
     left = [Done(job, "", skipped=True) for job in kept if job not in todo]
     return Plan(todo, settled + left, notes)
-
-
-def _place(path: Path) -> str:
-    """What a path means, so that two names for one file are seen to be one."""
-    return os.path.normcase(path.resolve())

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wdsr_edge import InputError
-from wdsr_edge._files import is_device_name, replacing, user_cache
+from wdsr_edge._files import _folds_case, is_device_name, place_of, replacing, user_cache
 
 DEVICES = ["con", "CON", "nul.png", "Aux.tar.gz", "com1", "COM9.onnx", "lpt1.txt", "prn .png", "conin$", "com¹.png"]
 REFUSED = [*DEVICES, "a:b.png", "a?.png", "a*b", 'a"b', "a<b", "a|b", "a.", "a ", "a\tb", "a\\b"]
@@ -150,3 +150,30 @@ def test_the_longest_names_can_be_written(tmp_path: Path, letter: str) -> None:
             fresh.write_bytes(text)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == b"new"
+
+
+def test_a_file_is_one_place_by_all_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    assert place_of(tmp_path / "link.png") == place_of(tmp_path / "x" / ".." / "a.png")
+    assert place_of(tmp_path / "A.png") != place_of(tmp_path / "a.png"), "here they are two"
+    assert place_of(tmp_path / "new" / "A.png") != place_of(tmp_path / "new" / "a.png")
+
+
+def test_names_in_two_cases_are_one_where_the_file_system_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ab.png").touch()
+    real = os.path.samefile
+
+    def samefile(one: Path, other: Path) -> bool:
+        return real(*(path.with_name(path.name.lower()) for path in (one, other)))
+
+    monkeypatch.setattr(os.path, "samefile", samefile)
+    _folds_case.cache_clear()
+    try:
+        assert place_of(tmp_path / "A.png") == place_of(tmp_path / "a.png")
+        assert place_of(tmp_path / "new" / "deep" / "A.PNG") == place_of(tmp_path / "new" / "deep" / "a.png")
+        assert place_of(tmp_path / "E\u0301.png") == place_of(tmp_path / "\u00e9.png"), "as macOS has it"
+    finally:
+        _folds_case.cache_clear()
