@@ -55,7 +55,7 @@ def require(module: str, extra: str) -> ModuleType:
     """Import ``module``, or raise MissingExtraError naming the ``extra`` of this project that brings it."""
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except Exception as error:  # a package that is broken, or not for this system, raises whatever it likes
         raise MissingExtraError(
             f"{module.partition('.')[0]} cannot be imported ({error}): pip install 'wdsr-edge[{extra}]'"
         ) from error

@@ -90,7 +90,10 @@ def check_name(path: Path) -> None:
 
 def place_of(path: Path) -> str:
     """What a path means, so that two names for one file are seen to be one: through links, in another case."""
-    found = path.resolve()
+    try:
+        found = path.resolve()
+    except OSError:  # no name for a file, which is said when it is written
+        found = path.absolute()
     return unicodedata.normalize("NFC", str(found)).casefold() if _folds_case(found.parent) else str(found)
 
 

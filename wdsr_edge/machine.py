@@ -41,7 +41,10 @@ def cpu(root: Path = _ROOT) -> dict[str, Any]:
     """Model, usable cores and instruction sets, for a report."""
     values = _cpuinfo(root)
     return {
-        "model": next(iter(values.get("model name", ())), "") or _cpu_of_macos() or platform.processor(),
+        "model": next(iter(values.get("model name", ())), "")
+        or _cpu_of_macos()
+        or platform.processor()
+        or platform.machine(),
         "cores": usable_cores(root),
         "features": _features(values),
     }

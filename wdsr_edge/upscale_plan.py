@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ._errors import InputError
-from ._files import place_of
+from ._files import check_name, place_of
 from .formats import SUFFIXES, suffix_for
 from .image_folders import find_images, require_images
 from .image_writing import check_lossless
@@ -87,6 +87,8 @@ def plan(
         jobs = [Job(source.path, output) for source in sources]
     else:
         jobs = _named(sources, output, "" if output is not None else f"_x{scale}", suffix)
+    for job in jobs:
+        check_name(job.target)
     jobs = _distinct(jobs)
     if lossless:
         for job in jobs:
