@@ -92,7 +92,7 @@ def place_of(path: Path) -> str:
     """What a path means, so that two names for one file are seen to be one: through links, in another case."""
     try:
         found = path.resolve()
-    except OSError:  # no name for a file, which is said when it is written
+    except (OSError, RuntimeError):  # no name for a file, or links in a circle, which is said when it is opened
         found = path.absolute()
     return unicodedata.normalize("NFC", str(found)).casefold() if _folds_case(found.parent) else str(found)
 

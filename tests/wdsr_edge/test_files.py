@@ -156,6 +156,8 @@ def test_a_file_is_one_place_by_all_its_names(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "a.png").touch()
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
     assert place_of(tmp_path / "link.png") == place_of(tmp_path / "x" / ".." / "a.png")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    assert place_of(tmp_path / "circle") == place_of(tmp_path / "." / "circle")
     assert place_of(tmp_path / "A.png") != place_of(tmp_path / "a.png"), "here they are two"
     assert place_of(tmp_path / "new" / "A.png") != place_of(tmp_path / "new" / "a.png")
 
