@@ -32,11 +32,12 @@ Colour = tuple[int, int, int]
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 _STRONG = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255), WHITE, BLACK)
-_WORDS = (
-    "the quick brown fox jumps over a lazy dog Invoice 2047 net 1,299.00 EUR total {paid} <today> page 3/17 "
-    "Überprüfung façade naïve Zürich [x] yes (no) 50 % off * SALE * A4 210x297 mm f(x) = a*x^2 + b; return None "
-    "0123456789 HAMBURGEFONSTIV illicit minimum WAVE www.example.org user@host #include int main() { } // TODO list"
-).split()
+_TEXT = """
+    the quick brown fox jumps over a lazy dog Invoice 2047 net 1,299.00 EUR total {paid} <today> page 3/17
+    Überprüfung façade naïve Zürich [x] yes (no) 50 % off * SALE * A4 210x297 mm f(x) = a*x^2 + b; return None
+    0123456789 HAMBURGEFONSTIV illicit minimum WAVE www.example.org user@host #include int main() { } // TODO list
+"""
+_WORDS = _TEXT.split()
 _FONTS = (
     "DejaVuSans.ttf",
     "DejaVuSans-Bold.ttf",
@@ -204,7 +205,7 @@ def _screentone(random: Generator, height: int, width: int) -> Rgb:
     grey = _ramp(random, x / width, y / height) * 0.8 + 0.1
     dots = (wave / 2 + 0.5 > grey)[..., None]
     share = dots.astype(np.float32).reshape(height, n, width, n, 1).mean((1, 3))
-    return _levels(share * np.float32(ink) + (1 - share) * np.float32(paper))
+    return _levels(share * np.array(ink, np.float32) + (1 - share) * np.array(paper, np.float32))
 
 
 def _ramp(random: Generator, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -223,7 +224,8 @@ def _ramp(random: Generator, x: NDArray[np.float32], y: NDArray[np.float32]) -> 
 
 
 def _levels(values: NDArray[np.float32]) -> Rgb:
-    return np.rint(values.clip(0, 255)).astype(np.uint8)
+    levels: Rgb = np.rint(values.clip(0, 255)).astype(np.uint8)
+    return levels
 
 
 def _ui(random: Generator, height: int, width: int) -> Rgb:
@@ -291,7 +293,7 @@ def _gradients(random: Generator, height: int, width: int) -> Rgb:
     image[:] = _any_colour(random)
     for _ in range(int(random.integers(1, 3))):
         share = _ramp(random, x, y)[..., None]
-        image = share * np.float32(_any_colour(random)) + (1 - share) * image
+        image = share * np.array(_any_colour(random), np.float32) + (1 - share) * image
     return _levels(image)
 
 

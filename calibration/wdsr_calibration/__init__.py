@@ -6,21 +6,24 @@ require("torch", "export")
 require("onnx_ir", "export")
 
 from .calibrate import Calibration, CalibrationConfig, Fitted, calibrate, fit  # noqa: E402
+from .drop import Budget, Loss  # noqa: E402
 from .float16 import to_float16  # noqa: E402
+from .learning import LearningConfig  # noqa: E402
 from .placement import Placement  # noqa: E402
 from .qdq import Form, Quantised, insert_qdq  # noqa: E402
-from .rounding import RoundingConfig  # noqa: E402
 from .samples import CalibrationSet, SampleConfig, sample_folders, sample_manifest  # noqa: E402
 
 __all__ = [
+    "Budget",
     "Calibration",
     "CalibrationConfig",
     "CalibrationSet",
     "Fitted",
     "Form",
+    "LearningConfig",
+    "Loss",
     "Placement",
     "Quantised",
-    "RoundingConfig",
     "SampleConfig",
     "calibrate",
     "fit",

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from wdsr_edge._errors import InputError
-from wdsr_edge.images import Rgb
 from wdsr_edge.models import EDSR, WDSR, fold
 from wdsr_edge.models.reference import to_tensor
 
-from .drop import Drop
+from .drop import Budget, Drop, Loss
 from .equalisation import equalise
+from .learning import LearningConfig, learn
 from .network import Network
-from .placement import body
-from .qdq import LEVELS_OF_FORM, Form, Quantised
+from .placement import Placement, body
+from .qdq import LEVELS_OF_FORM, RELU_LEVELS_OF_FORM, Form, Quantised
 from .ranges import RangeMethod, channel_maxima, histograms, set_scales
-from .rounding import RoundingConfig, round_kernels
-from .samples import CalibrationSet
+from .samples import PHOTOGRAPHS, CalibrationSet, Contents
 from .search import Identities, Layers, Point, evaluations, search
 
 
@@ -28,15 +26,19 @@ class CalibrationConfig:
     """How a network is calibrated."""
 
     form: Form = "tensorrt"
-    """For which engines: kernels have 8 bits for TensorRT and 7 for CPUs."""
+    """For which engines: kernels have 8 bits for TensorRT and 7 for CPUs, where the results of branches are INT8."""
+    budget: Budget = field(default_factory=Budget)
+    """What INT8 may cost."""
     ranges: RangeMethod | Literal["auto"] = "auto"
     """How a tensor's range is found; ``auto`` takes the one that loses least at the output."""
     equalisation: bool = True
     """Make the channels of each tensor reach equally far first."""
-    rounding: RoundingConfig = field(default_factory=RoundingConfig)
-    """How kernels are rounded."""
+    learning: LearningConfig = field(default_factory=LearningConfig)
+    """How kernels and scales are learned."""
     layers: Layers = "all"
     """Where convolutions may be INT8: everywhere but in head and skip, or in the body alone."""
+    frontier: bool = False
+    """Measure what each convolution costs, and drop against INT8 share, where all of them fit the budget as well."""
     identities: Identities = "float"
     """The identities of the residual adds: all float, all INT8, or INT8 as far as the budget allows."""
 
@@ -50,13 +52,17 @@ class CalibrationConfig:
             if getattr(self, name) not in choices:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
+    def whole_body(self, network: Network) -> Placement:
+        """All of the body that this quantises."""
+        return body(network, self.identities == "int8", self.form == "cpu")
+
 
 @dataclass(frozen=True)
 class Calibration(Quantised):
     """A quantised network, and how it was found."""
 
-    drop_db: float
-    """PSNR on luma lost on the held-out images, in simulation."""
+    losses: Mapping[str, Loss]
+    """What each content of the held-out images loses, in simulation."""
     met: bool
     """Whether that is within the budget."""
     share: float
@@ -65,12 +71,19 @@ class Calibration(Quantised):
     """The same of its body."""
     ranges: RangeMethod
     """How ranges were found."""
-    drop_by_ranges: Mapping[RangeMethod, float]
-    """Drop with each method that was tried, kernels rounded to nearest."""
+    excess_by_ranges: Mapping[RangeMethod, float]
+    """Share of the budget that each method took, kernels rounded to nearest and nothing learned."""
     frontier: Sequence[Point]
     """Drop against INT8 share."""
     sensitivity: Mapping[str, float]
-    """Drop with one convolution or identity alone in INT8."""
+    """Drop on photographs with one convolution or identity alone in INT8, dB."""
+    convs: Sequence[str]
+    """The network's convolutions, INT8 or not."""
+
+    @property
+    def drop_db(self) -> float:
+        """PSNR on luma lost on the held-out photographs, in simulation."""
+        return self.losses[PHOTOGRAPHS].mean_db
 
 
 @dataclass(frozen=True)
@@ -81,30 +94,43 @@ class Fitted:
     """Its body is placed."""
     ranges: RangeMethod
     """How ranges were found."""
-    drop_by_ranges: Mapping[RangeMethod, float]
-    """Drop with each method that was tried, kernels rounded to nearest."""
+    excess_by_ranges: Mapping[RangeMethod, float]
+    """Share of the budget that each method took, kernels rounded to nearest and nothing learned."""
 
 
 def calibrate(
     model: EDSR | WDSR,
     samples: CalibrationSet,
     *,
-    max_drop: float = 0.02,
+    max_drop: float | None = None,
     config: CalibrationConfig = CalibrationConfig(),
+    start: Calibration | None = None,
     on_stage: Callable[[str, int], None] = lambda stage, total: None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Calibration:
-    """Equalise ``model``, find ranges, round kernels, and place as much in INT8 as loses at most ``max_drop`` dB.
+    """Equalise ``model``, find ranges, learn kernels and scales, and place as much in INT8 as the budget lets it.
 
-    Ranges and rounding see the crops of ``samples``, the drop is measured on its held-out images. Deterministic for the
-    same samples and number of threads. Raises InputError for a budget that is negative or no number.
+    What is learned sees the crops of ``samples``, the drop is measured on its held-out images. ``max_drop`` is the
+    budget of photographs, dB, in place of ``config``'s. ``start`` is what was learned for another form: learning goes
+    on there, for a third of the steps. Deterministic for the same samples and number of threads. Raises InputError for
+    a budget that is negative or not a number.
     """
-    check_budget(max_drop)
+    if max_drop is not None:
+        config = replace(config, budget=replace(config.budget, photographs_db=max_drop))
     drop = Drop(fold(model), samples.held_out)
-    fitted = fit(model, samples.crops, drop, config, on_stage=on_stage, on_step=on_step)
-    network = fitted.network
-    on_stage("placement", evaluations(network, config.identities, config.layers))
-    result = search(network, drop, max_drop, config.identities, config.layers, on_measured=on_step)
+    fitted = fit(model, samples.crops, drop, config, start=start, on_stage=on_stage, on_step=on_step)
+    network, results = fitted.network, config.form == "cpu"
+    on_stage("placement", evaluations(network, config.identities, config.layers, config.frontier))
+    result = search(
+        network,
+        drop,
+        config.budget,
+        config.identities,
+        config.layers,
+        results=results,
+        frontier=config.frontier,
+        on_measured=on_step,
+    )
     placement = result.best.placement
     return Calibration(
         config=model.config,
@@ -112,36 +138,58 @@ def calibrate(
         form=config.form,
         scales=network.scales,
         placement=placement,
-        drop_db=result.best.drop_db,
+        losses=result.best.losses,
         met=result.met,
         share=result.best.share,
         body_share=placement.share(network.macs, "body."),
         ranges=fitted.ranges,
-        drop_by_ranges=fitted.drop_by_ranges,
+        excess_by_ranges=fitted.excess_by_ranges,
         frontier=result.frontier,
         sensitivity=result.sensitivity,
+        convs=tuple(network.convs),
     )
-
-
-def check_budget(max_drop: float) -> None:
-    """InputError for a budget that is negative or no number."""
-    if not (math.isfinite(max_drop) and max_drop >= 0):
-        raise InputError(f"the budget must be a number of dB from 0 up, got {max_drop}")
 
 
 def fit(
     model: EDSR | WDSR,
-    crops: Sequence[Rgb],
+    crops: Contents,
     drop: Drop,
     config: CalibrationConfig = CalibrationConfig(),
     *,
+    start: Calibration | None = None,
     on_stage: Callable[[str, int], None] = lambda stage, total: None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Fitted:
-    """Equalise ``model``, find ranges and round kernels, all with its body in INT8 (uint8 LR ``crops`` of one size)."""
-    network = Network(model, kernel_levels=LEVELS_OF_FORM[config.form])
-    batches = [to_tensor(crop[None]) for crop in crops]
-    whole = body(network, config.identities == "int8")
+    """Equalise ``model``, find ranges and learn, all with its body in INT8 (uint8 ``crops`` of one size)."""
+    levels = {"kernel_levels": LEVELS_OF_FORM[config.form], "relu_levels": RELU_LEVELS_OF_FORM[config.form]}
+    learning = config.learning
+    if start is None:
+        network = Network(model, **levels)
+        by_ranges = _find_ranges(network, crops, drop, config, on_stage=on_stage, on_step=on_step)
+        ranges = min(by_ranges, key=by_ranges.__getitem__)
+    else:
+        network, by_ranges, ranges = Network(start.model, **levels), dict(start.excess_by_ranges), start.ranges
+        learning = replace(learning, steps=learning.steps // 3)
+        for name, quantiser in network.tensors.items():
+            quantiser.set_scale(start.scales[name])
+    on_stage("learning", learning.steps)
+    config.whole_body(network).apply(network)
+    learn(network, fold(model), crops, config.budget, learning, on_step=lambda step: on_step())
+    return Fitted(network, ranges, by_ranges)
+
+
+def _find_ranges(
+    network: Network,
+    crops: Contents,
+    drop: Drop,
+    config: CalibrationConfig,
+    *,
+    on_stage: Callable[[str, int], None],
+    on_step: Callable[[], None],
+) -> dict[RangeMethod, float]:
+    """Equalise ``network`` and give it the best of the ranges; the share of the budget that each method took."""
+    batches = [to_tensor(crop.lr[None]) for pairs in crops.values() for crop in pairs]
+    whole = config.whole_body(network)
     methods = get_args(RangeMethod) if config.ranges == "auto" else (config.ranges,)
     on_stage("ranges", len(methods) + 3)
     maxima = channel_maxima(network, batches)
@@ -155,11 +203,8 @@ def fit(
     by_ranges: dict[RangeMethod, float] = {}
     for method in methods:
         set_scales(network, found, method)
-        by_ranges[method] = drop(network, whole)
+        by_ranges[method] = config.budget.excess(drop(network, whole))
         on_step()
     best = min(by_ranges, key=by_ranges.__getitem__)
     set_scales(network, found, best)
-    on_stage("rounding", config.rounding.steps)
-    whole.apply(network)
-    round_kernels(network, fold(model), batches, config.rounding, on_step=lambda step: on_step())
-    return Fitted(network, best, by_ranges)
+    return by_ranges

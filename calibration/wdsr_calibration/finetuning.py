@@ -18,21 +18,21 @@ import torch
 
 from wdsr_edge._errors import CheckpointError
 from wdsr_edge.evaluation import Pair
-from wdsr_edge.images import Rgb
 from wdsr_edge.models import EDSR, WDSR, fold, load_checkpoint, save_checkpoint
 from wdsr_edge.models.checkpoint import read_metadata
 
 from .calibrate import CalibrationConfig, fit
 from .drop import Drop
+from .learning import LearningConfig
 from .network import Network, representable
 from .placement import Placement, body
 from .qdq import Quantised
-from .rounding import RoundingConfig
+from .samples import PHOTOGRAPHS, cut, drawn
 
 INT8_KEY = "wdsr_edge.int8"
 
 CROPS = 128
-"""What the scales that training begins with are found on."""
+"""What the scales that training begins with are found on: as many of photographs, and half as many drawn ones."""
 
 
 def begin(
@@ -43,12 +43,13 @@ def begin(
     *,
     fused: bool = False,
 ) -> Network:
-    """``model`` equalised, its body in INT8 with scales found on LR crops of ``pairs``, everything to be learned.
+    """``model`` equalised, its body in INT8 with scales found on crops of ``pairs`` and drawn ones, all to be learned.
 
     ``size``: LR pixels a side of a crop. ``fused``: the identities of the residual adds are INT8 as well.
     """
-    config = CalibrationConfig(rounding=RoundingConfig(steps=0), identities="int8" if fused else "float")
-    network = fit(model, _crops(pairs, size), Drop(fold(model), validation), config).network
+    config = CalibrationConfig(learning=LearningConfig(steps=0), identities="int8" if fused else "float")
+    crops = {PHOTOGRAPHS: _crops(pairs, size), **drawn(CROPS // 12, size, model.config.scale, seed=0)}
+    network = fit(model, crops, Drop(fold(model), {PHOTOGRAPHS: validation}), config).network
     body(network, identities=fused).apply(network)
     network.requires_grad_(True)
     read = {edge.quantiser for edge in network.edges.values() if edge.quantised}
@@ -57,13 +58,12 @@ def begin(
     return network
 
 
-def _crops(pairs: Sequence[Pair], size: int) -> list[Rgb]:
+def _crops(pairs: Sequence[Pair], size: int) -> list[Pair]:
     random = np.random.default_rng(0)
     crops = []
     for i in random.integers(len(pairs), size=CROPS):
-        lr = pairs[i].lr
-        top, left = (int(random.integers(side - size + 1)) for side in lr.shape[:2])
-        crops.append(lr[top : top + size, left : left + size].copy())
+        top, left = (int(random.integers(side - size + 1)) for side in pairs[i].lr.shape[:2])
+        crops.append(cut(pairs[i], size, top, left))
     return crops
 
 

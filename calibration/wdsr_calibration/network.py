@@ -1,9 +1,10 @@
 """A folded network in which every convolution and every residual add can be quantised, in PyTorch.
 
 What is quantised is a tensor as one of its users sees it: an edge. A convolution has one, on its input; a residual add
-has one, on its identity. The edges of one tensor share its scale, as they share the Q in the ONNX graph, and carry the
-name of their user; tensors carry the names that they have in the deploy graph. What reads the picture itself (head and
-skip) has no edge: INT8 would round the picture to steps of more than a level.
+has two, on its identity and on the branch's result. The edges of one tensor share its scale, as they share the Q in the
+ONNX graph. An edge carries the name of its user, or of the convolution whose result it is; tensors carry the names
+that they have in the deploy graph. What reads the picture itself (head and skip) has no edge: INT8 would round the
+picture to steps of more than a level.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ def representable(scale: Tensor) -> Tensor:
     return scale.clamp(torch.finfo(torch.float16).smallest_normal, 60000).half().float()
 
 
+def finer(scale: Tensor, levels: int) -> Tensor:
+    """The scale at which ``levels`` codes reach as far as LEVELS codes do at ``scale``."""
+    return scale if levels == LEVELS else representable(scale * LEVELS / levels)
+
+
 def kernel_scales(kernel: Tensor, levels: int) -> Tensor:
     """One scale for each output channel of ``kernel``, [O]: its largest weight has the code ``levels``."""
     largest = kernel.abs().flatten(1).amax(1)
@@ -42,16 +48,18 @@ def kernel_scales(kernel: Tensor, levels: int) -> Tensor:
 class Quantiser(nn.Module):
     """Quantises one activation tensor: symmetric, one scale."""
 
-    def __init__(self, name: str, *, signed: bool) -> None:
+    def __init__(self, name: str, *, signed: bool, levels: int = LEVELS) -> None:
+        """``levels``: the largest code of a tensor that is not ``signed``; LEVELS is that of those that are."""
         super().__init__()
         self.name = name
         self.signed = signed
+        self.levels = LEVELS if signed else levels
         self.exponent: Tensor = nn.Parameter(torch.zeros(()), requires_grad=False)
         """Base 2 logarithm of the scale: learned, it moves by shares (Jain et al. 2019, arXiv:1903.08066)."""
 
     @property
     def scale(self) -> Tensor:
-        """A number that FP16 has."""
+        """A number that FP16 has: how far LEVELS codes reach, whatever ``levels`` is, divided by LEVELS."""
         return representable(self.exponent.exp2())
 
     @torch.no_grad()
@@ -61,8 +69,8 @@ class Quantiser(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiples of the scale, whose gradient is that of LSQ (Esser et al. 2020, arXiv:1902.08153)."""
-        scale = self.scale
-        levels = (x / scale).clamp(-LEVELS if self.signed else 0, LEVELS)
+        scale = finer(self.scale, self.levels)
+        levels = (x / scale).clamp(-LEVELS if self.signed else 0, self.levels)
         return round_through(levels) * scale
 
 
@@ -95,26 +103,50 @@ class QuantConv(nn.Conv2d):
         self.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False)
         self.levels = levels
         self.quantised = False
+        self.outputs_by: Tensor | None = None
+        """What output channels are divided by while that is learned, [O]; see ``divide_outputs``."""
+        self.inputs_by: Tensor | None = None
+        """What input channels are divided by while that is learned, [I]; see ``expect_divided``."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution with its kernel quantised or not."""
-        weight = self.weight
+        weight, bias = self._divided()
         if self.quantised:
             scales = kernel_scales(weight.detach(), self.levels).view(-1, 1, 1, 1)
             weight = round_through((weight / scales).clamp(-LEVELS, LEVELS)) * scales
-        return nn.functional.conv2d(x, weight, self.bias, padding=self.padding, groups=self.groups)
+        return nn.functional.conv2d(x, weight, bias, padding=self.padding, groups=self.groups)
+
+    def _divided(self) -> tuple[Tensor, Tensor]:
+        """Kernel and bias with the divisors that are being learned in them."""
+        weight, bias = self.weight, self.bias
+        assert bias is not None
+        if self.inputs_by is not None:
+            grouped = weight.view(self.groups, -1, *weight.shape[1:]) * self.inputs_by.view(self.groups, 1, -1, 1, 1)
+            weight = grouped.view(weight.shape)
+        if self.outputs_by is not None:
+            weight, bias = weight / self.outputs_by.view(-1, 1, 1, 1), bias / self.outputs_by
+        return weight, bias
 
     @torch.no_grad()
     def divide_outputs(self, d: Tensor) -> None:
         """Give output channel ``i`` divided by ``d[i]``."""
-        assert self.bias is not None
-        self.weight.div_(d.view(-1, 1, 1, 1))
-        self.bias.div_(d)
+        self.outputs_by = d
+        self.settle()
 
     @torch.no_grad()
     def expect_divided(self, d: Tensor) -> None:
         """Give the same as before of an input whose channel ``i`` is divided by ``d[i]``."""
-        self.weight.view(self.groups, -1, *self.weight.shape[1:]).mul_(d.view(self.groups, 1, -1, 1, 1))
+        self.inputs_by = d
+        self.settle()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Put the divisors into kernel and bias for good."""
+        assert self.bias is not None
+        weight, bias = self._divided()
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+        self.inputs_by = self.outputs_by = None
 
 
 @dataclass(frozen=True)
@@ -130,12 +162,13 @@ class ChannelGroup:
 class Network(nn.Module):
     """``model``, folded, with edges to quantise; float32 NCHW RGB in [0, 1] in and out, nothing quantised at first."""
 
-    def __init__(self, model: EDSR | WDSR, *, kernel_levels: int = LEVELS) -> None:
-        """``kernel_levels``: the largest code of a kernel, 127 for 8 bits."""
+    def __init__(self, model: EDSR | WDSR, *, kernel_levels: int = LEVELS, relu_levels: int = LEVELS) -> None:
+        """The largest code of a kernel, 127 for 8 bits; and that of a tensor behind a ReLU, 255 if it is unsigned."""
         super().__init__()
         folded = fold(model)
         self.config = folded.config
         self.kernel_levels = kernel_levels
+        self.relu_levels = relu_levels
         self.traced = fx.GraphModule(folded, fx.Tracer().trace(folded))
         nodes = list(self.traced.graph.nodes)
         self.convs: Mapping[str, QuantConv] = {
@@ -146,8 +179,11 @@ class Network(nn.Module):
         self.groups = tuple(self._channel_groups(nodes))
         for node in nodes:
             read = 0 if self._is_conv(node) else _identity_of(node)
-            if read is not None and any(map(self._is_conv, _ancestors(node))):
-                self._insert_edge(node, read)
+            if read is None or not any(map(self._is_conv, _ancestors(node))):
+                continue
+            self._insert_edge(node, read, _name(node))
+            if not self._is_conv(node) and self._is_conv(branch := _operands(node)[1 - read]):
+                self._insert_edge(node, 1 - read, result_of(_name(branch)))
         self.traced.recompile()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -186,15 +222,22 @@ class Network(nn.Module):
     @property
     def identities(self) -> tuple[str, ...]:
         """The residual adds."""
-        return tuple(name for name in self.edges if name not in self.convs)
+        return tuple(name for name in self.edges if name not in self.convs and name not in map(result_of, self.convs))
 
-    def place(self, convs: Iterable[str], identities: Iterable[str] = ()) -> None:
-        """Quantise these convolutions (kernel and input) and these identities, and nothing else."""
-        convs, identities = set(convs), set(identities)
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The convolutions whose result a residual add takes."""
+        return tuple(name for name in self.convs if result_of(name) in self.edges)
+
+    def place(self, convs: Iterable[str], identities: Iterable[str] = (), results: Iterable[str] = ()) -> None:
+        """Quantise these convolutions (kernel and input), these identities and these results, and nothing else."""
+        convs, identities, results = set(convs), set(identities), set(results)
         assert convs <= set(self.quantisable), convs
         assert identities <= set(self.identities), identities
+        assert results <= set(self.results), results
+        placed = {*convs, *identities, *map(result_of, results)}
         for name, edge in self.edges.items():
-            edge.quantised = name in convs or name in identities
+            edge.quantised = name in placed
         for name, conv in self.convs.items():
             conv.quantised = name in convs
 
@@ -223,12 +266,12 @@ class Network(nn.Module):
         self.traced.set_submodule(name, made)
         return made
 
-    def _insert_edge(self, node: fx.Node, index: int) -> None:
+    def _insert_edge(self, node: fx.Node, index: int, user: str) -> None:
         source = node.args[index]
         assert isinstance(source, fx.Node)
-        tensor, user = _name(source), _name(node)
+        tensor = _name(source)
         if tensor not in self.tensors:
-            self.tensors[tensor] = Quantiser(tensor, signed=not self._is_relu(source))
+            self.tensors[tensor] = Quantiser(tensor, signed=not self._is_relu(source), levels=self.relu_levels)
         self.edges[user] = Edge(self.tensors[tensor])
         module = f"edge_{len(self.edges)}"
         self.traced.add_submodule(module, self.edges[user])
@@ -255,6 +298,11 @@ class Network(nn.Module):
             if users and all(map(self._is_conv, users | makers)):
                 made, read = ([_name(node) for node in nodes if node in part] for part in (makers, users))
                 yield ChannelGroup(tuple(made), tuple(read))
+
+
+def result_of(conv: str) -> str:
+    """The name of the edge from ``conv`` to a residual add."""
+    return f"{conv}.result"
 
 
 def _operands(node: fx.Node) -> list[fx.Node]:

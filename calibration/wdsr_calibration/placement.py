@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .network import Network
+from .network import Network, result_of
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,12 @@ class Placement:
     """Convolutions with INT8 kernel and input, in the order of the network."""
     identities: tuple[str, ...] = ()
     """Residual adds with an INT8 identity, which TensorRT fuses into the convolution before them."""
+    results: tuple[str, ...] = ()
+    """Convolutions with an INT8 result for a residual add, without which ONNX Runtime computes them in FP32."""
 
     def apply(self, network: Network) -> None:
         """Place ``network`` so."""
-        network.place(self.convs, self.identities)
+        network.place(self.convs, self.identities, self.results)
 
     @classmethod
     def of(cls, network: Network) -> Placement:
@@ -28,6 +30,7 @@ class Placement:
         return cls(
             tuple(name for name in network.quantisable if name in placed),
             tuple(name for name in network.identities if name in placed),
+            tuple(name for name in network.results if result_of(name) in placed),
         )
 
     def share(self, macs: Mapping[str, int], prefix: str = "") -> float:
@@ -36,7 +39,17 @@ class Placement:
         return sum(count for name, count in within.items() if name in self.convs) / sum(within.values())
 
 
-def body(network: Network, identities: bool = False) -> Placement:
+def placed(network: Network, convs: Iterable[str], identities: Iterable[str] = (), *, results: bool) -> Placement:
+    """These convolutions and identities, in the network's order; with ``results``, what the convolutions give, too."""
+    convs, identities = set(convs), set(identities)
+    return Placement(
+        tuple(name for name in network.quantisable if name in convs),
+        tuple(name for name in network.identities if name in identities),
+        tuple(name for name in network.results if name in convs) if results else (),
+    )
+
+
+def body(network: Network, identities: bool = False, results: bool = False) -> Placement:
     """The body's convolutions, where the multiply-accumulates are and INT8 costs least, and perhaps its identities."""
-    convs = tuple(name for name in network.quantisable if name.startswith("body."))
-    return Placement(convs, network.identities if identities else ())
+    convs = (name for name in network.quantisable if name.startswith("body."))
+    return placed(network, convs, network.identities if identities else (), results=results)

@@ -1,8 +1,10 @@
-"""Calibration sets: LR crops that ranges and rounding are found on, and other images that the drop is measured on.
+"""Calibration sets: crops that ranges and kernels are learned on, and other images that the drop is measured on.
 
-Both come from ground-truth images, which DIV2K or any folder holds; LR files of the layout are used as they are, others
-are made with the exact resampler. Everything is drawn by a seed and an image's name, so the same images give the same
-set. A manifest says which images and which crops instead:
+Photographs come from ground-truth images, which DIV2K or any folder holds; LR files of the layout are used as they are,
+others are made with the exact resampler. Next to them stand pictures that the project draws itself, of every kind of
+``wdsr_edge.content``: INT8 ranges that have only seen photographs cut off what sharper edges reach. Everything is drawn
+by a seed and an image's name, so the same images give the same set. A manifest says which images and which crops
+instead:
 
     crops = [["0017", 0.43, 0.12], ...]    image, top and left as shares of what a crop can move by
     held_out = ["0003", ...]               images that the drop is measured on
@@ -23,15 +25,26 @@ import numpy as np
 
 from wdsr_edge._errors import InputError
 from wdsr_edge._files import read_regular, read_text, read_toml, replacing
+from wdsr_edge.content import KINDS, draw
 from wdsr_edge.datasets import PairFiles, list_pairs
-from wdsr_edge.evaluation import Pair, read_pair
-from wdsr_edge.images import Rgb
+from wdsr_edge.evaluation import Pair, bicubic, read_pair
 
-LARGEST = 192
+PHOTOGRAPHS = "photographs"
+"""The content that comes from files; the others are the kinds of ``wdsr_edge.content``."""
+
+LARGEST = 144
 """LR pixels a side that a held-out image is cut to, from its middle: enough to measure on, and quick."""
+
+DRAWN_HELD_OUT = 8
+"""Pictures of each drawn kind that the drop is measured on."""
+DRAWN_SIZE = 64
+"""LR pixels a side of these."""
 
 MANIFESTS = (Path(__file__).parent / "manifests", Path(__file__).parents[1] / "manifests")
 """Where those that ship lie: in an installed package, in a checkout."""
+
+Contents = Mapping[str, Sequence[Pair]]
+"""Pairs by what they show: PHOTOGRAPHS, or a kind of ``wdsr_edge.content``."""
 
 OnSkipped = Callable[[Path, str], None]
 Place = tuple[str, float, float]
@@ -41,17 +54,19 @@ Place = tuple[str, float, float]
 class SampleConfig:
     """How much is drawn from a folder."""
 
-    crops: int = 128
-    """LR crops, from as many images as there are."""
-    size: int = 48
+    crops: int = 384
+    """Crops, from as many images as there are."""
+    size: int = 32
     """LR pixels a side of a crop."""
+    drawn: int = 96
+    """Crops of each drawn kind; 0 leaves photographs alone."""
     held_out: int = 24
     """Images for the drop, at most a quarter of those there are."""
     seed: int = 0
     """Which images, and where the crops lie."""
 
     def __post_init__(self) -> None:
-        for name, least in (("crops", 1), ("size", 16), ("held_out", 1), ("seed", 0)):
+        for name, least in (("crops", 1), ("size", 16), ("drawn", 0), ("held_out", 1), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise InputError(f"{name} must be a whole number from {least} up, got {value!r}")
@@ -61,10 +76,10 @@ class SampleConfig:
 class CalibrationSet:
     """What a network is calibrated on."""
 
-    crops: Sequence[Rgb]
-    """LR, uint8 [size, size, 3]."""
-    held_out: Sequence[Pair]
-    """LR images with their ground truth, none of which a crop was cut from (unless there is only one image)."""
+    crops: Contents
+    """LR of uint8 [size, size, 3] with their ground truth."""
+    held_out: Contents
+    """The same of larger images, from none of which a crop was cut (unless there is only one photograph)."""
     images: Mapping[str, str]
     """The files used, by name, with the sha256 of each."""
     origin: Mapping[str, object]
@@ -105,7 +120,21 @@ def sample_folders(
     if not held_out:
         held_out = [_middle(pair) for pair in reader.read(files[0])]
     origin = {"folders": [Path(folder).resolve().name for folder in folders], **dataclasses.asdict(config)}
-    return CalibrationSet(crops, held_out, reader.hashes, origin)
+    return CalibrationSet(
+        {PHOTOGRAPHS: crops, **drawn(config.drawn, config.size, scale, seed=2 * config.seed)},
+        {PHOTOGRAPHS: held_out, **drawn(config.drawn and DRAWN_HELD_OUT, DRAWN_SIZE, scale, seed=2 * config.seed + 1)},
+        reader.hashes,
+        origin,
+    )
+
+
+def drawn(count: int, size: int, scale: int, *, seed: int) -> dict[str, list[Pair]]:
+    """``count`` pairs of each kind of ``wdsr_edge.content``, ``size`` LR pixels a side; none if ``count`` is 0."""
+    found: dict[str, list[Pair]] = {}
+    for kind in KINDS if count else ():
+        images = (draw(kind, (seed << 32) + i, (size * scale, size * scale)) for i in range(count))
+        found[kind] = [Pair(f"{kind}-{i}", bicubic(hr, 1 / scale), hr) for i, hr in enumerate(images)]
+    return found
 
 
 def sample_manifest(
@@ -128,13 +157,20 @@ def sample_manifest(
 
     reader = _Reader(scale, size, refuse)
     crops = [
-        _cut(pair.lr, size, top, left) for name, top, left in places for pair in reader.read(files[name], flat=True)
+        cut(pair, size, *_corner(pair, size, top, left))
+        for name, top, left in places
+        for pair in reader.read(files[name], flat=True)
     ]
     pairs = [_middle(pair) for name in held_out for pair in reader.read(files[name])]
     if record is not None:
         _compare(record, reader.hashes)
     digest = hashlib.sha256(read_regular(path)).hexdigest()
-    return CalibrationSet(crops, pairs, reader.hashes, {"manifest": path.name, "manifest_sha256": digest})
+    return CalibrationSet(
+        {PHOTOGRAPHS: crops, **drawn(SampleConfig.drawn, size, scale, seed=0)},
+        {PHOTOGRAPHS: pairs, **drawn(DRAWN_HELD_OUT, DRAWN_SIZE, scale, seed=1)},
+        reader.hashes,
+        {"manifest": path.name, "manifest_sha256": digest, "drawn": SampleConfig.drawn},
+    )
 
 
 def find_manifest(manifest: str | os.PathLike[str]) -> Path:
@@ -176,11 +212,11 @@ class _Reader:
         return [pair]
 
 
-def _drawn(reader: _Reader, files: Sequence[PairFiles], config: SampleConfig) -> list[Rgb]:
+def _drawn(reader: _Reader, files: Sequence[PairFiles], config: SampleConfig) -> list[Pair]:
     """Up to ``config.crops`` crops, spread over ``files`` evenly; an image is only held while it is cut."""
     quota = -(-config.crops // max(1, len(files)))
     while True:
-        by_image: list[list[Rgb]] = []
+        by_image: list[list[Pair]] = []
         for file in files:
             by_image += [list(_crops(pair, config, quota)) for pair in reader.read(file)]
             if sum(map(len, by_image)) >= config.crops and quota == 1:
@@ -191,7 +227,7 @@ def _drawn(reader: _Reader, files: Sequence[PairFiles], config: SampleConfig) ->
         quota *= 2
 
 
-def _crops(pair: Pair, config: SampleConfig, quota: int) -> Iterator[Rgb]:
+def _crops(pair: Pair, config: SampleConfig, quota: int) -> Iterator[Pair]:
     """Up to ``quota`` different crops of an image, none of one colour."""
     free = pair.lr.shape[0] - config.size + 1, pair.lr.shape[1] - config.size + 1
     random = np.random.default_rng([config.seed, zlib.crc32(pair.name.encode())])
@@ -199,30 +235,37 @@ def _crops(pair: Pair, config: SampleConfig, quota: int) -> Iterator[Rgb]:
     for _ in range(8 * quota):
         place = int(random.integers(free[0] * free[1]))
         top, left = divmod(place, free[1])
-        crop = pair.lr[top : top + config.size, left : left + config.size].copy()
-        if place not in seen and crop.max() > crop.min():
+        crop = cut(pair, config.size, top, left)
+        if place not in seen and crop.lr.max() > crop.lr.min():
             yield crop
         seen.add(place)
         if len(seen) == quota:
             return
 
 
-def _cut(lr: Rgb, size: int, top: float, left: float) -> Rgb:
-    """The crop whose corner lies at these shares of what it can move by."""
-    y, x = round(top * (lr.shape[0] - size)), round(left * (lr.shape[1] - size))
-    crop: Rgb = lr[y : y + size, x : x + size].copy()
-    return crop
+def _corner(pair: Pair, size: int, top: float, left: float) -> tuple[int, int]:
+    """The corner of a crop that lies at these shares of what it can move by."""
+    return round(top * (pair.lr.shape[0] - size)), round(left * (pair.lr.shape[1] - size))
+
+
+def cut(pair: Pair, size: int, top: int, left: int) -> Pair:
+    """The crop of ``size`` LR pixels a side at this corner."""
+    return _window(pair, top, left, size, size)
+
+
+def _window(pair: Pair, top: int, left: int, height: int, width: int) -> Pair:
+    scale = len(pair.hr) // len(pair.lr)
+    lr = pair.lr[top : top + height, left : left + width]
+    hr = pair.hr[top * scale : (top + height) * scale, left * scale : (left + width) * scale]
+    return Pair(pair.name, lr.copy(), hr.copy())
 
 
 def _middle(pair: Pair) -> Pair:
     """The middle of an image, at most LARGEST LR pixels a side."""
-    scale = len(pair.hr) // len(pair.lr)
     (top, height), (left, width) = (
         ((side - min(side, LARGEST)) // 2, min(side, LARGEST)) for side in pair.lr.shape[:2]
     )
-    lr = pair.lr[top : top + height, left : left + width]
-    hr = pair.hr[top * scale : (top + height) * scale, left * scale : (left + width) * scale]
-    return Pair(pair.name, lr.copy(), hr.copy())
+    return _window(pair, top, left, height, width)
 
 
 def _parse(path: Path) -> tuple[list[Place], list[str], int]:
@@ -243,7 +286,7 @@ def _parse(path: Path) -> tuple[list[Place], list[str], int]:
                 raise InputError(f"{path}: a crop is [image, top, left] with top and left from 0 to 1, got {crop!r}")
     both = {name for name, _, _ in places} & set(held_out)
     if both:
-        raise InputError(f"{path}: {min(both)} stands in crops and in held_out")
+        raise InputError(f"{path}: {min(both)} is listed in both crops and held_out")
     return places, held_out, size
 
 

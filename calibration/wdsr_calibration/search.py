@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .drop import Drop
+from .drop import Budget, Drop, Loss
 from .network import Network
-from .placement import Placement, body
+from .placement import Placement, body, placed
+from .samples import PHOTOGRAPHS
 
 Layers = Literal["all", "body"]
 """Where convolutions may be INT8."""
@@ -22,10 +23,17 @@ class Point:
     """One placement that was measured."""
 
     placement: Placement
-    drop_db: float
-    """PSNR on luma lost on the held-out images."""
+    losses: Mapping[str, Loss]
+    """What each content of the held-out images loses."""
+    excess: float
+    """The largest share of its budget that any of that takes."""
     share: float
     """INT8 share of the network's multiply-accumulates."""
+
+    @property
+    def drop_db(self) -> float:
+        """PSNR on luma lost on the held-out photographs, dB."""
+        return self.losses[PHOTOGRAPHS].mean_db
 
 
 @dataclass(frozen=True)
@@ -33,60 +41,68 @@ class Found:
     """What a search found."""
 
     best: Point
-    """The most multiply-accumulates, then the most identities, that fit the budget; if none do, the least drop."""
+    """The most multiply-accumulates, then the most identities, that fit the budget; if none do, the least excess."""
     met: bool
     """Whether ``best`` fits the budget."""
     frontier: Sequence[Point]
     """Every placement measured on the way from the least harmful convolution to all of them, and then identities."""
     sensitivity: dict[str, float]
-    """dB that each convolution and each identity costs when it alone is INT8."""
+    """dB that each convolution and each identity costs on photographs when it alone is INT8."""
 
 
 def search(
     network: Network,
     drop: Drop,
-    max_drop: float,
+    budget: Budget,
     identities: Identities,
     layers: Layers = "all",
     *,
+    results: bool = False,
+    frontier: bool = True,
     on_measured: Callable[[], None] = lambda: None,
 ) -> Found:
-    """The placement with the most multiply-accumulates in INT8 whose drop is at most ``max_drop`` dB.
+    """The placement with the most multiply-accumulates in INT8 that stays within ``budget`` on every content.
 
-    Convolutions join in the order of what they cost alone for each multiply-accumulate, and each step is measured, for
-    costs do not simply add. With ``auto``, identities then join the best placement one by one, the cheapest first, as
-    long as the budget holds.
+    With ``results``, those of the placed convolutions are INT8 too where a residual add takes them. Convolutions join
+    in the order of what they cost alone for each multiply-accumulate, and each step is measured, for costs do not
+    simply add. Without ``frontier``, all of them are tried first, and where they fit nothing else is measured. With
+    ``auto``, identities then join the best placement one by one, the cheapest first, as long as the budget holds.
     """
     macs, always = network.macs, network.identities if identities == "int8" else ()
     candidates = body(network).convs if layers == "body" else network.quantisable
 
     def measure(convs: Sequence[str], adds: Sequence[str]) -> Point:
-        placement = Placement(
-            tuple(name for name in network.quantisable if name in convs),
-            tuple(name for name in network.identities if name in adds),
-        )
-        point = Point(placement, drop(network, placement), placement.share(macs))
+        placement = placed(network, convs, adds, results=results)
+        losses = drop(network, placement)
+        point = Point(placement, losses, budget.excess(losses), placement.share(macs))
         on_measured()
         return point
 
-    alone = {name: measure([name], []).drop_db for name in candidates}
+    if not frontier and identities != "auto":
+        whole = measure(candidates, always)
+        if whole.excess <= 1:
+            return Found(whole, True, [whole], {})
+    alone = {name: measure([name], []) for name in candidates}
     if identities != "float":
-        alone |= {name: measure([], [name]).drop_db for name in network.identities}
-    order = sorted(candidates, key=lambda name: max(alone[name], 0) / macs[name])
+        alone |= {name: measure([], [name]) for name in network.identities}
+    sensitivity = {name: point.drop_db for name, point in alone.items()}
+    order = sorted(candidates, key=lambda name: alone[name].excess / macs[name])
     frontier = [measure(order[:count], always) for count in range(1, len(order) + 1)]
-    fitting = [point for point in frontier if point.drop_db <= max_drop]
+    fitting = [point for point in frontier if point.excess <= 1]
     if not fitting:
-        return Found(min(frontier, key=lambda point: point.drop_db), False, frontier, alone)
+        return Found(min(frontier, key=lambda point: point.excess), False, frontier, sensitivity)
     best = max(fitting, key=lambda point: point.share)
-    for name in sorted(network.identities, key=lambda name: alone[name]) if identities == "auto" else ():
+    for name in sorted(network.identities, key=lambda name: alone[name].excess) if identities == "auto" else ():
         point = measure(best.placement.convs, (*best.placement.identities, name))
         frontier.append(point)
-        if point.drop_db <= max_drop:
+        if point.excess <= 1:
             best = point
-    return Found(best, True, frontier, alone)
+    return Found(best, True, frontier, sensitivity)
 
 
-def evaluations(network: Network, identities: Identities, layers: Layers) -> int:
-    """How many placements ``search`` measures at most."""
+def evaluations(network: Network, identities: Identities, layers: Layers, frontier: bool = True) -> int:
+    """How many placements ``search`` measures at most; without ``frontier``, if the first of them fits."""
+    if not frontier and identities != "auto":
+        return 1
     adds = len(network.identities) * {"float": 0, "int8": 1, "auto": 2}[identities]
     return 2 * len(body(network).convs if layers == "body" else network.quantisable) + adds

@@ -14,14 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wdsr_calibration import Calibration, CalibrationConfig, CalibrationSet, Form, Quantised, calibrate
-from wdsr_calibration.drop import mean_psnr_y
+from wdsr_calibration import Budget, Calibration, CalibrationConfig, CalibrationSet, Form, Loss, Quantised, calibrate
+from wdsr_calibration.drop import Drop
+from wdsr_calibration.samples import PHOTOGRAPHS
 from wdsr_edge._errors import BundleError
 from wdsr_edge.bundle import Bundle, Graph, check_target, onnx_name, write_bundle
-from wdsr_edge.evaluation import Pair
 from wdsr_edge.gates import ANY
 from wdsr_edge.images import Rgb
-from wdsr_edge.models import EDSR, WDSR, reference
+from wdsr_edge.models import EDSR, WDSR, fold
 from wdsr_edge.samples import frame_of_size
 from wdsr_edge.super_resolver import SuperResolver
 from wdsr_edge.timing import measure_in_turns
@@ -30,7 +30,8 @@ from .frontier import draw_frontier
 from .onnx_file import export_onnx
 from .parity import Parity, no_float_session, parities, sessions
 
-GRAPH_OF_FORM: Mapping[Form, Graph] = {"tensorrt": "int8", "cpu": "int8-cpu"}
+GRAPH_OF_FORM: Mapping[Form, Graph] = {"cpu": "int8-cpu", "tensorrt": "int8"}
+"""In the order in which they are calibrated: TensorRT's has less to round, and goes on where the CPUs' has ended."""
 REPORT, PICTURE = "calibration.json", "calibration.png"
 
 TIMED_SIZE = 270, 480
@@ -50,24 +51,46 @@ class Int8:
     """Its file."""
     calibration: Calibration
     """What it was made of, and what the search found."""
-    max_drop: float
-    """The budget, dB."""
+    budget: Budget
+    """What it may cost."""
     parity: Sequence[Parity]
     """To the PyTorch reference over all frames, in each engine here."""
-    drops: Mapping[str, float]
-    """PSNR on luma lost on the held-out images, dB, in each engine here."""
+    losses: Mapping[str, Mapping[str, Loss]]
+    """What each content of the held-out images loses, in each engine here."""
     frontier_ms: Sequence[Mapping[str, float]]
     """Median ms of a frame of TIMED_SIZE in each engine here, for each point of the frontier; empty if not timed."""
 
     @property
     def met(self) -> bool:
         """Whether the budget is met, in simulation and in each engine."""
-        return self.calibration.met and self.drop_db <= self.max_drop + ENGINE_SLACK_DB
+        allowed = self.budget.with_slack(ENGINE_SLACK_DB)
+        return self.calibration.met and all(allowed.excess(losses) <= 1 for losses in self.losses.values())
 
     @property
     def drop_db(self) -> float:
-        """PSNR on luma lost on the held-out images, in the engine that loses most."""
-        return max(self.drops.values())
+        """PSNR on luma lost on the held-out photographs, in the engine that loses most."""
+        return max(losses[PHOTOGRAPHS].mean_db for losses in self.losses.values())
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The drawn kind that loses most in the mean, and how much, dB, in the engine that loses most."""
+        drops = {
+            kind: max(losses[kind].mean_db for losses in self.losses.values())
+            for kind in self.calibration.losses
+            if kind != PHOTOGRAPHS
+        }
+        kind = max(drops, key=drops.__getitem__, default=PHOTOGRAPHS)
+        return kind, drops.get(kind, self.drop_db)
+
+    @property
+    def losses_in_full(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """What each content loses in each engine, as JSON has it."""
+        return {engine: losses_entry(losses) for engine, losses in self.losses.items()}
+
+    @property
+    def float_convs(self) -> tuple[str, ...]:
+        """The convolutions that stay out of INT8."""
+        return tuple(name for name in self.calibration.convs if name not in self.calibration.placement.convs)
 
     @property
     def psnr_db(self) -> float:
@@ -95,7 +118,7 @@ def quantise(
 ) -> list[Int8]:
     """Calibrate ``model``, which ``bundle`` holds, and write the bundle with its INT8 graphs to ``output``.
 
-    Each form is calibrated by itself within ``max_drop`` dB; with ``time``, each placement on the frontier is timed.
+    ``max_drop`` is the budget of photographs, dB; with ``time``, each placement on the frontier is timed.
     Nothing is written if a form cannot meet the budget: the result then says what came nearest. Raises WdsrError for
     what ``calibrate``, ``export_onnx`` or writing refuses.
     """
@@ -126,24 +149,27 @@ def make_int8(
     on_step: Callable[[], None] = lambda: None,
 ) -> list[Int8]:
     """Both forms of ``model`` in INT8, measured on ``frames`` and on the images that ``samples`` holds out."""
-    made = []
+    made: list[Int8] = []
+    drop = Drop(fold(model), samples.held_out)
+    config = config or CalibrationConfig()
+    budget = dataclasses.replace(config.budget, photographs_db=max_drop)
     for form, graph in GRAPH_OF_FORM.items():
         found = calibrate(
             model,
             samples,
-            max_drop=max_drop,
-            config=dataclasses.replace(config or CalibrationConfig(), form=form),
+            config=dataclasses.replace(config, form=form, budget=budget),
+            start=made[0].calibration if made else None,
             on_stage=lambda stage, total, graph=graph: on_stage(f"{graph}: {stage}", total),  # type: ignore[misc]
             on_step=on_step,
         )
         onnx = int8_file(found, frames)
         parity = list(parities(model, graph, onnx, frames, ANY))
-        drops = _drops(model, graph, onnx, samples.held_out)
+        losses = losses_of(model, graph, onnx, drop)
         frontier_ms: list[Mapping[str, float]] = []
         if time and graph != "int8":  # TensorRT, which that is for, has no Session yet
             on_stage(f"{graph}: time", 1)
             frontier_ms = _timed(found, graph, frames)
-        made.append(Int8(graph, onnx, found, max_drop, parity, drops, frontier_ms))
+        made.append(Int8(graph, onnx, found, budget, parity, losses, frontier_ms))
     return made
 
 
@@ -168,24 +194,26 @@ def int8_file(quantised: Quantised, frames: Mapping[str, Rgb]) -> bytes:
         return path.read_bytes()
 
 
-def _drops(model: EDSR | WDSR, graph: Graph, onnx: bytes, held_out: Sequence[Pair]) -> dict[str, float]:
-    base, drops = mean_psnr_y(reference(model), held_out), {}
+def losses_of(model: EDSR | WDSR, graph: Graph, onnx: bytes, drop: Drop) -> dict[str, dict[str, Loss]]:
+    """What an INT8 graph loses in each engine here, by what ``drop`` holds."""
+    losses = {}
     for engine, session in sessions(graph, onnx):
         with SuperResolver(session, model.config, open_float_session=no_float_session, keep_grey=False) as sr:
-            drops[str(engine)] = base - mean_psnr_y(sr, held_out)
-    return drops
+            losses[str(engine)] = drop.of(sr)
+    return losses
 
 
 def files_of(made: Sequence[Int8]) -> dict[str, bytes]:
     """The bundle's files of INT8: the graphs, what each layer costs, and the frontier as a picture."""
     document = {
         one.graph: {
-            "drop_db_by_ranges": one.calibration.drop_by_ranges,
+            "budget_share_by_ranges": one.calibration.excess_by_ranges,
             "sensitivity_db": one.calibration.sensitivity,
             "frontier": [
                 {
                     "int8_share": point.share,
                     "drop_db": point.drop_db,
+                    "budget_share": point.excess,
                     **({"p50_ms": one.frontier_ms[i]} if one.frontier_ms else {}),
                     **dataclasses.asdict(point.placement),
                 }
@@ -194,10 +222,11 @@ def files_of(made: Sequence[Int8]) -> dict[str, bytes]:
         }
         for one in made
     }
+    searches = {one.graph: (one.calibration, one.frontier_ms) for one in made}
     return {
         **{onnx_name(one.graph): one.onnx for one in made},
         REPORT: (json.dumps(document, indent=2, allow_nan=False) + "\n").encode(),
-        PICTURE: draw_frontier({one.graph: (one.calibration, one.frontier_ms) for one in made}, made[0].max_drop),
+        PICTURE: draw_frontier(searches, made[0].budget.photographs_db),
     }
 
 
@@ -217,19 +246,27 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def losses_entry(losses: Mapping[str, Loss]) -> dict[str, dict[str, float | None]]:
+    """What each content loses, for the manifest."""
+    return {content: {name: _finite(value) for name, value in vars(loss).items()} for content, loss in losses.items()}
+
+
 def calibration_of(made: Sequence[Int8], samples: CalibrationSet) -> dict[str, Any]:
     """The manifest's word on how INT8 was calibrated, and on what."""
     return {
         **samples.origin,
         "images": len(samples.images),
         "images_sha256": samples.sha256,
-        "crops": len(samples.crops),
-        "held_out": [pair.name for pair in samples.held_out],
-        "max_drop_db": made[0].max_drop,
+        "crops": {content: len(pairs) for content, pairs in samples.crops.items()},
+        "held_out": [pair.name for pair in samples.held_out[PHOTOGRAPHS]],
+        "max_drop_db": made[0].budget.photographs_db,
+        "budget": dataclasses.asdict(made[0].budget.with_slack(ENGINE_SLACK_DB)),
         "graphs": {
             one.graph: {
-                "drop_db": one.drops,
-                "simulated_drop_db": one.calibration.drop_db,
+                "drop_db": {engine: losses[PHOTOGRAPHS].mean_db for engine, losses in one.losses.items()},
+                "losses": one.losses_in_full,
+                "simulated_drop_db": one.calibration.losses[PHOTOGRAPHS].mean_db,
+                "float": one.float_convs,
                 "ranges": one.calibration.ranges,
                 "int8_share": one.calibration.share,
                 "int8_share_of_body": one.calibration.body_share,

@@ -15,8 +15,7 @@ import onnx
 import torch
 from PIL import Image
 
-from wdsr_calibration import CalibrationSet, Quantised
-from wdsr_calibration.calibrate import check_budget
+from wdsr_calibration import Budget, CalibrationSet, Quantised
 from wdsr_edge._errors import InputError
 from wdsr_edge._version import __version__
 from wdsr_edge.backends import check_backend
@@ -98,7 +97,7 @@ def deploy(
     """
     check_backend("auto")
     check_target(output)
-    check_budget(max_drop)
+    Budget(max_drop)
     check_details(details or {})
     on_stage("fold and export", 1)
     with tempfile.TemporaryDirectory() as folder:

@@ -122,7 +122,7 @@ def _document(config: ModelConfig, found: Deployment) -> dict[str, Any]:
             {"graph": p.graph, "engine": p.engine, "passed": p.passed, "diagnosis": p.diagnosis, **p.total._asdict()}
             for p in _parities(found)
         ],
-        "int8_drop_db": {one.graph: one.drops for one in found.int8},
+        "int8_losses": {one.graph: one.losses_in_full for one in found.int8},
         "choices": document_of(found.timed),
         "passes": [saving._asdict() for saving in found.savings],
     }
@@ -151,7 +151,9 @@ def _print_report(config: ModelConfig, found: Deployment, sizes: Sequence[Size],
         row("largest difference", lambda total: total.max_levels, max, lambda levels: count(levels, "level")),
     ]
     if found.int8:
-        rows.append(["drop on held-out images", "", "", f"{max(one.drop_db for one in found.int8):.3f} dB"])
+        rows.append(["drop on photographs", "", "", f"{max(one.drop_db for one in found.int8):.3f} dB"])
+        kind, drop = max((one.worst for one in found.int8), key=lambda worst: worst[1])
+        rows.append([f"drop on {kind}, the worst", "", "", f"{drop:.3f} dB"])
     for engine in dict.fromkeys(one.choice.backend for one in found.timed):
         on_cpu = engine in ON_CPU
         usual: dict[str, str] = {
