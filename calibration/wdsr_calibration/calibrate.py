@@ -128,7 +128,7 @@ def calibrate(
         config.identities,
         config.layers,
         results=results,
-        frontier=config.frontier,
+        in_full=config.frontier,
         on_measured=on_step,
     )
     placement = result.best.placement

@@ -24,7 +24,7 @@ from wdsr_edge.models.checkpoint import read_metadata
 from .calibrate import CalibrationConfig, fit
 from .drop import Drop
 from .learning import LearningConfig
-from .network import Network, representable
+from .network import Network, representable, result_of
 from .placement import Placement, body
 from .qdq import Quantised
 from .samples import PHOTOGRAPHS, cut, drawn
@@ -50,7 +50,7 @@ def begin(
     config = CalibrationConfig(learning=LearningConfig(steps=0), identities="int8" if fused else "float")
     crops = {PHOTOGRAPHS: _crops(pairs, size), **drawn(CROPS // 12, size, model.config.scale, seed=0)}
     network = fit(model, crops, Drop(fold(model), {PHOTOGRAPHS: validation}), config).network
-    body(network, identities=fused).apply(network)
+    body(network, identities=fused, results=True).apply(network)
     network.requires_grad_(True)
     read = {edge.quantiser for edge in network.edges.values() if edge.quantised}
     for quantiser in {*network.tensors.values()} - read:  # processes that train together want a gradient for all
@@ -85,12 +85,13 @@ def learned(path: str | os.PathLike[str]) -> Quantised | None:
     network = Network(model)
     try:
         int8 = json.loads(text)
-        placement = Placement(tuple(int8["convs"]), tuple(int8["identities"]))
+        placement = Placement(tuple(int8["convs"]), tuple(int8["identities"]), tuple(int8.get("results", ())))
         fits = {*placement.convs} <= {*network.quantisable} and {*placement.identities} <= {*network.identities}
+        fits = fits and {*placement.results} <= {*network.results}
         scales = _checked(int8["scales"], network)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}: what its metadata says of INT8 cannot be read ({error!r})") from error
-    names = (*placement.convs, *placement.identities)
+    names = (*placement.convs, *placement.identities, *map(result_of, placement.results))
     if not fits or not placement.convs or len({*names}) < len(names):
         raise CheckpointError(f"{path}: its metadata puts convolutions in INT8 that {model.config.name} has not")
     return Quantised(model.config, model, "tensorrt", scales, placement)

@@ -58,15 +58,16 @@ def search(
     layers: Layers = "all",
     *,
     results: bool = False,
-    frontier: bool = True,
+    in_full: bool = True,
     on_measured: Callable[[], None] = lambda: None,
 ) -> Found:
     """The placement with the most multiply-accumulates in INT8 that stays within ``budget`` on every content.
 
     With ``results``, those of the placed convolutions are INT8 too where a residual add takes them. Convolutions join
     in the order of what they cost alone for each multiply-accumulate, and each step is measured, for costs do not
-    simply add. Without ``frontier``, all of them are tried first, and where they fit nothing else is measured. With
-    ``auto``, identities then join the best placement one by one, the cheapest first, as long as the budget holds.
+    simply add. Unless it is to measure ``in_full``, all of them are tried first, and where they fit nothing else is
+    measured. With ``auto``, identities then join the best placement one by one, the cheapest first, as long as the
+    budget holds.
     """
     macs, always = network.macs, network.identities if identities == "int8" else ()
     candidates = body(network).convs if layers == "body" else network.quantisable
@@ -78,7 +79,7 @@ def search(
         on_measured()
         return point
 
-    if not frontier and identities != "auto":
+    if not in_full and identities != "auto":
         whole = measure(candidates, always)
         if whole.excess <= 1:
             return Found(whole, True, [whole], {})
@@ -100,9 +101,9 @@ def search(
     return Found(best, True, frontier, sensitivity)
 
 
-def evaluations(network: Network, identities: Identities, layers: Layers, frontier: bool = True) -> int:
-    """How many placements ``search`` measures at most; without ``frontier``, if the first of them fits."""
-    if not frontier and identities != "auto":
+def evaluations(network: Network, identities: Identities, layers: Layers, in_full: bool = True) -> int:
+    """How many placements ``search`` measures at most; unless ``in_full``, if the first of them fits."""
+    if not in_full and identities != "auto":
         return 1
     adds = len(network.identities) * {"float": 0, "int8": 1, "auto": 2}[identities]
     return 2 * len(body(network).convs if layers == "body" else network.quantisable) + adds

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from wdsr_calibration import Calibration, CalibrationConfig, CalibrationSet, RoundingConfig, SampleConfig, calibrate
+from wdsr_calibration import Calibration, CalibrationConfig, CalibrationSet, LearningConfig, SampleConfig, calibrate
 from wdsr_calibration.drop import Drop
 from wdsr_calibration.network import Network
 from wdsr_calibration.placement import Placement
-from wdsr_calibration.qdq import LEVELS_OF_FORM
-from wdsr_calibration.samples import sample_folders
+from wdsr_calibration.qdq import LEVELS_OF_FORM, RELU_LEVELS_OF_FORM
+from wdsr_calibration.samples import PHOTOGRAPHS, sample_folders
 from wdsr_edge import InputError
 from wdsr_edge.models import fold, load_model
 from wdsr_edge.models.reference import to_tensor
@@ -31,21 +31,22 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> CalibrationSet:
             piece = frame[i * 64 : i * 64 + 96, 30:190]
             if min(piece.shape[:2]) >= 64:
                 Image.fromarray(piece).save(folder / f"{i}-{Path(name).stem}.png")
-    return sample_folders([folder], 2, SampleConfig(crops=16, size=24, held_out=3))
+    return sample_folders([folder], 2, SampleConfig(crops=16, size=24, drawn=2, held_out=3))
 
 
 def quick(samples: CalibrationSet, max_drop: float = 1.0, **options: object) -> Calibration:
-    settings = {"rounding": RoundingConfig(steps=8), **options}
+    settings = {"learning": LearningConfig(steps=8), **options}
     return calibrate(MODEL, samples, max_drop=max_drop, config=CalibrationConfig(**settings))  # type: ignore[arg-type]
 
 
 def test_what_it_says_is_what_a_network_so_placed_loses(samples: CalibrationSet) -> None:
     for form in ("tensorrt", "cpu"):
         found = quick(samples, form=form, identities="auto")
-        network = Network(found.model, kernel_levels=LEVELS_OF_FORM[found.form])
+        levels = {"kernel_levels": LEVELS_OF_FORM[found.form], "relu_levels": RELU_LEVELS_OF_FORM[found.form]}
+        network = Network(found.model, **levels)
         for name, scale in found.scales.items():
             network.tensors[name].set_scale(scale)
-        assert Drop(fold(MODEL), samples.held_out)(network, found.placement) == found.drop_db
+        assert Drop(fold(MODEL), samples.held_out)(network, found.placement) == found.losses
         assert found.met
         assert found.drop_db < 0.3
         assert found.body_share == 1
@@ -54,17 +55,17 @@ def test_what_it_says_is_what_a_network_so_placed_loses(samples: CalibrationSet)
 
 
 def test_equalisation_and_ranges_are_worth_it(samples: CalibrationSet) -> None:
-    plain = quick(samples, equalisation=False, ranges="min-max", rounding=RoundingConfig(steps=0))
+    plain = quick(samples, equalisation=False, ranges="min-max", learning=LearningConfig(steps=0))
     best = quick(samples)
-    assert best.drop_by_ranges[best.ranges] == min(best.drop_by_ranges.values())
-    assert best.drop_by_ranges.keys() == {"min-max", "percentile", "entropy", "mse"}
-    assert best.drop_by_ranges["min-max"] < 0.7 * plain.drop_by_ranges["min-max"]
+    assert best.excess_by_ranges[best.ranges] == min(best.excess_by_ranges.values())
+    assert best.excess_by_ranges.keys() == {"min-max", "percentile", "entropy", "mse"}
+    assert best.excess_by_ranges["min-max"] < 0.7 * plain.excess_by_ranges["min-max"]
 
 
 @torch.no_grad()
 def test_the_float_model_is_the_same_but_for_rounding(samples: CalibrationSet) -> None:
-    found = quick(samples, rounding=RoundingConfig(steps=0))
-    crop = to_tensor(samples.crops[0][None])
+    found = quick(samples, learning=LearningConfig(steps=0))
+    crop = to_tensor(samples.crops[PHOTOGRAPHS][0].lr[None])
     assert (found.model(crop) - fold(MODEL)(crop)).abs().max() < 1e-4
 
 
@@ -78,10 +79,10 @@ def test_it_is_the_same_each_time(samples: CalibrationSet) -> None:
 
 def test_a_budget_that_nothing_meets_gives_the_best_there_is(samples: CalibrationSet) -> None:
     noisy = CalibrationSet(samples.crops, samples.held_out, samples.images, samples.origin)
-    found = quick(noisy, max_drop=0.0, ranges="min-max", rounding=RoundingConfig(steps=0))
-    assert found.met == any(point.drop_db <= 0 for point in found.frontier)
+    found = quick(noisy, max_drop=0.0, ranges="min-max", learning=LearningConfig(steps=0))
+    assert found.met == any(point.excess <= 1 for point in found.frontier)
     if not found.met:
-        assert found.drop_db == min(point.drop_db for point in found.frontier)
+        assert found.losses in [point.losses for point in found.frontier]
     assert isinstance(found.placement, Placement)
 
 
@@ -104,7 +105,7 @@ def test_progress_counts_to_what_was_announced(samples: CalibrationSet) -> None:
         MODEL,
         samples,
         max_drop=1.0,
-        config=CalibrationConfig(rounding=RoundingConfig(steps=3), identities="auto"),
+        config=CalibrationConfig(learning=LearningConfig(steps=3), identities="auto"),
         on_stage=stages.__setitem__,
         on_step=lambda: steps.append(next(reversed(stages))),
     )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from tests.strategies import configs, trained_like
 from wdsr_calibration.equalisation import equalise
-from wdsr_calibration.network import LEVELS, Network, kernel_scales, representable
+from wdsr_calibration.network import LEVELS, Network, kernel_scales, representable, result_of
 from wdsr_calibration.placement import Placement, body
 from wdsr_calibration.ranges import channel_maxima
 from wdsr_edge.models import EDSR, WDSR, ModelConfig, fold
@@ -49,6 +49,11 @@ def test_names_are_those_of_the_deploy_graph(config: ModelConfig, tmp_path_facto
     reads = {str(node.name): {value.name for value in node.inputs if value is not None} for node in graph}
     ops = {str(node.name): node.op_type for node in graph}
     for name, edge in network.edges.items():
+        conv = next((conv for conv in network.results if result_of(conv) == name), None)
+        if conv is not None:
+            assert edge.quantiser.name == conv
+            assert any(op == "Add" and conv in reads[user] for user, op in ops.items())
+            continue
         assert edge.quantiser.name in reads[name]
         assert ops[name] == ("Conv" if name in network.convs else "Add")
     assert {name for name, op in ops.items() if op == "Conv"} == network.convs.keys()
@@ -70,6 +75,8 @@ def test_what_reads_the_picture_is_never_quantised(name: str, convs: list[str], 
     network = Network(net(name))
     assert list(network.quantisable) == convs
     assert list(network.identities) == identities
+    assert set(network.results) <= set(convs)
+    assert len(network.results) == len(identities)
     assert {"head", "skip"} & network.convs.keys() <= network.convs.keys() - set(convs)
 
 

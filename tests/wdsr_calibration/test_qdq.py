@@ -16,7 +16,7 @@ from tests.strategies import configs, trained_like
 from wdsr_calibration import Placement, Quantised, insert_qdq
 from wdsr_calibration.equalisation import equalise
 from wdsr_calibration.network import LEVELS, Network
-from wdsr_calibration.qdq import LEVELS_OF_FORM, Form
+from wdsr_calibration.qdq import LEVELS_OF_FORM, MIDDLE, RELU_LEVELS_OF_FORM, Form
 from wdsr_calibration.ranges import channel_maxima, histograms, set_scales
 from wdsr_edge import ExportError, InputError
 from wdsr_edge.metrics import difference
@@ -37,12 +37,14 @@ def calibration(config: ModelConfig, form: Form, *, everything: bool = True, ide
     equalise(network, channel_maxima(network, crops))
     set_scales(network, histograms(network, crops, channel_maxima(network, crops)), "min-max")
     convs = [name for name in network.quantisable if everything or name.startswith("body.")]
-    placement = Placement(tuple(convs), network.identities if identities else ())
+    results = tuple(name for name in network.results if name in convs)
+    placement = Placement(tuple(convs), network.identities if identities else (), results if form == "cpu" else ())
     return Quantised(config, network.plain(), form, network.scales, placement)
 
 
 def simulated(found: Quantised) -> Network:
-    network = Network(found.model, kernel_levels=LEVELS_OF_FORM[found.form])
+    levels = {"kernel_levels": LEVELS_OF_FORM[found.form], "relu_levels": RELU_LEVELS_OF_FORM[found.form]}
+    network = Network(found.model, **levels)
     for name, scale in found.scales.items():
         network.tensors[name].set_scale(scale)
     found.placement.apply(network)
@@ -130,18 +132,19 @@ def test_activations_have_one_scale_and_nothing_stands_between_a_convolution_and
         user = nodes[name]
         seen = [producer(value) for value in user.inputs[: 1 if user.op_type == "Conv" else 2]]
         quantised = [node for node in seen if node.op_type == "DequantizeLinear"]
-        assert len(quantised) == 1
-        quantise = producer(quantised[0].inputs[0])
-        assert quantise.op_type == "QuantizeLinear"
-        assert quantise.inputs[1:] == quantised[0].inputs[1:]
-        scale, zero = map(constant, quantise.inputs[1:])
-        assert scale.shape == zero.shape == ()
-        assert zero == 0
-        behind_relu = producer(quantise.inputs[0]).op_type == "Relu"
-        assert zero.dtype == (np.uint8 if behind_relu and form == "cpu" else np.int8)
-        reach = float(scale) * (255 if zero.dtype == np.uint8 else LEVELS)
-        assert quantise.inputs[0] is not None
-        assert reach == pytest.approx(found.scales[str(quantise.inputs[0].name)] * LEVELS, rel=2e-3)
+        assert len(quantised) == (2 if user.op_type == "Add" and form == "cpu" else 1)
+        for dequantise in quantised:
+            quantise = producer(dequantise.inputs[0])
+            assert quantise.op_type == "QuantizeLinear"
+            assert quantise.inputs[1:] == dequantise.inputs[1:]
+            scale, zero = map(constant, quantise.inputs[1:])
+            assert scale.shape == zero.shape == ()
+            behind_relu = producer(quantise.inputs[0]).op_type == "Relu"
+            assert zero.dtype == (np.uint8 if form == "cpu" else np.int8)
+            assert zero == (MIDDLE if form == "cpu" and not behind_relu else 0)
+            reach = float(scale) * (255 if form == "cpu" and behind_relu else LEVELS)
+            assert quantise.inputs[0] is not None
+            assert reach == pytest.approx(found.scales[str(quantise.inputs[0].name)] * LEVELS, rel=2e-3)
     for node in made:
         if node.op_type == "Relu":
             assert producer(node.inputs[0]).op_type == "Conv"
@@ -149,12 +152,25 @@ def test_activations_have_one_scale_and_nothing_stands_between_a_convolution_and
     assert len(tensors) == len(set(tensors)), "one Q for each tensor"
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_branch_side_of_an_add_is_not_quantised(form: Form, folder: Path) -> None:
-    found, made = graph(form, folder)
-    for node in made:
-        if node.name in found.placement.identities:
-            assert sorted(producer(value).op_type for value in node.inputs) == ["Conv", "DequantizeLinear"]
+def test_the_branch_side_of_an_add_is_quantised_for_cpus_alone(folder: Path) -> None:
+    for form, kinds in (("tensorrt", ["Conv", "DequantizeLinear"]), ("cpu", ["DequantizeLinear", "DequantizeLinear"])):
+        found, made = graph(form, folder)  # type: ignore[arg-type]
+        for node in made:
+            if node.name in found.placement.identities:
+                assert sorted(producer(value).op_type for value in node.inputs) == kinds
+
+
+def test_onnxruntime_computes_every_convolution_of_the_body_in_integers(tmp_path: Path) -> None:
+    found = calibration(ModelConfig("wdsr-b", 2, 8, 2), "cpu", everything=False, identities=False)
+    export(found, tmp_path / "int8-cpu.onnx")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(tmp_path / "int8-cpu.onnx", options, providers=["CPUExecutionProvider"])
+    made = [node.op_type for node in ir.load(tmp_path / "optimised.onnx").graph]
+    assert made.count("QLinearConv") == 6
+    assert made.count("Conv") + made.count("FusedConv") == 3, "head, skip and tail"
 
 
 def test_the_tensorrt_form_is_fp16_around_int8(folder: Path) -> None:
