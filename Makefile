@@ -12,11 +12,20 @@ GPUS := tensorrt tensorrt-rtx jetson onnxruntime-gpu
 $(if $(filter $(GPU),$(GPUS)),,$(error GPU is one of $(GPUS)))
 GPU_BIN := $(VENV)-$(GPU)/bin
 
-.PHONY: deploy test test-slow test-gpu benchmark lint types package ci clean
+.PHONY: deploy calibrate test test-slow test-gpu benchmark lint types package ci clean
 
 deploy: $(VENV)/installed-deploy
 	$(BIN)/wdsr-edge deploy wdsr-b-3x32-x2 --force --output $(OUT)/wdsr-b-3x32-x2
 	$(BIN)/wdsr-edge upscale wdsr_edge/photos/coffee.png --model $(OUT)/wdsr-b-3x32-x2 --output $(OUT)/coffee_x2.png
+
+# INT8 of every shipped model again, in place, on photographs in folders: make calibrate IMAGES='T91 BSDS200'
+calibrate: $(VENV)/installed-deploy
+	$(if $(IMAGES),,$(error name folders of ground-truth images: make calibrate IMAGES='DIR DIR'))
+	set -e; for bundle in wdsr_edge/zoo/*/; do \
+		case $$bundle in *-1x*) drop=0.05;; *) drop=0.03;; esac; \
+		OMP_NUM_THREADS=1 $(BIN)/wdsr-edge calibrate $$bundle $(addprefix --images ,$(IMAGES)) --layers body \
+			--max-drop $$drop --max-drop-drawn 0.06; \
+	done
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not slow and not gpu"

@@ -2,9 +2,9 @@
 
 Run: python -m benchmarks.int8 MODEL... --images DIR... --test DIR...; prints Markdown for results/.
 
-A model is a zoo name, a bundle or a checkpoint. It is calibrated on --images alone. All of the body is INT8, and the
-figures are dB of PSNR on Y lost on each test set: with the identities of the residual adds in floating point, and in
-brackets with these in INT8 as well.
+A model is a zoo name, a bundle or a checkpoint. It is calibrated on --images and drawn pictures. All of the body
+is INT8, and the figures are dB of PSNR on Y lost on each test set and drawn kind: with the identities of the residual
+adds in floating point, and in brackets with these in INT8 as well.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from wdsr_calibration import CalibrationConfig, RoundingConfig, SampleConfig, fit, sample_folders
+from wdsr_calibration import CalibrationConfig, LearningConfig, SampleConfig, fit, sample_folders
 from wdsr_calibration.drop import Drop, mean_psnr_y
 from wdsr_calibration.placement import body
-from wdsr_calibration.samples import CalibrationSet
+from wdsr_calibration.samples import PHOTOGRAPHS, CalibrationSet, Contents, drawn
+from wdsr_edge.content import SHARP
 from wdsr_edge.evaluation import Pair, load_pairs
 from wdsr_edge.images import Rgb
-from wdsr_edge.models import EDSR, WDSR, fold, load_model
+from wdsr_edge.models import EDSR, WDSR, fold, load_model, reference
 from wdsr_edge.models.reference import to_image, to_tensor
 from wdsr_export import export_onnx
 
-PLAIN = CalibrationConfig(ranges="min-max", equalisation=False, rounding=RoundingConfig(steps=0))
+PLAIN = CalibrationConfig(ranges="min-max", equalisation=False, learning=LearningConfig(steps=0))
 STEPS: Mapping[str, CalibrationConfig] = {
     "min-max": PLAIN,
     "MSE-optimal ranges": replace(PLAIN, ranges="mse"),
     "equalisation, min-max": replace(PLAIN, equalisation=True),
     "equalisation, best ranges": replace(PLAIN, equalisation=True, ranges="auto"),
-    "the same, kernels learned": CalibrationConfig(),
-    "the same for CPUs (kernels of 7 bits)": CalibrationConfig(form="cpu"),
+    "the same, learned towards FP32": CalibrationConfig(learning=LearningConfig(truth=0.0)),
+    "the same, learned": CalibrationConfig(),
+    "the same for CPUs (kernels of 7 bits, results in INT8)": CalibrationConfig(form="cpu"),
 }
 Sets = Mapping[str, Sequence[Pair]]
 
@@ -50,15 +52,15 @@ Sets = Mapping[str, Sequence[Pair]]
 class Crops(CalibrationDataReader):  # type: ignore[misc]
     """Calibration crops as ONNX Runtime wants them."""
 
-    def __init__(self, crops: Sequence[Rgb]) -> None:
-        self.batches = iter(crops)
+    def __init__(self, crops: Contents) -> None:
+        self.batches = iter([pair.lr for pairs in crops.values() for pair in pairs])
 
     def get_next(self) -> dict[str, object] | None:
         crop = next(self.batches, None)
         return None if crop is None else {"lr": to_tensor(crop[None]).numpy()}
 
 
-def stock(model: EDSR | WDSR, crops: Sequence[Rgb], only: str) -> Callable[[Rgb], Rgb]:
+def stock(model: EDSR | WDSR, crops: Contents, only: str) -> Callable[[Rgb], Rgb]:
     """The float graph as ``quantize_static`` makes it by its defaults, kernels per channel; nodes that begin so."""
     with tempfile.TemporaryDirectory() as folder:
         plain, prepared, made = (Path(folder) / name for name in ("plain.onnx", "prepared.onnx", "int8.onnx"))
@@ -70,7 +72,8 @@ def stock(model: EDSR | WDSR, crops: Sequence[Rgb], only: str) -> Callable[[Rgb]
 
     def upscale(frame: Rgb) -> Rgb:
         (sr,) = session.run(None, {"lr": to_tensor(frame[None]).numpy()})
-        return to_image(torch.from_numpy(np.asarray(sr)))[0]
+        image: Rgb = to_image(torch.from_numpy(np.asarray(sr)))[0]
+        return image
 
     return upscale
 
@@ -87,8 +90,9 @@ def drops(model: EDSR | WDSR, samples: CalibrationSet, tests: Mapping[str, Drop]
     found = []
     for identities in ("float", "int8"):
         fitted = fit(model, samples.crops, held_out, replace(config, identities=identities))
-        placement = body(fitted.network, identities == "int8")
-        found.append([drop(fitted.network, placement) for drop in tests.values()])
+        placement = body(fitted.network, identities == "int8", config.form == "cpu")
+        losses = [drop(fitted.network, placement) for drop in tests.values()]
+        found.append([next(iter(loss.values())).mean_db for loss in losses])
     return " | ".join(f"{plain:.3f} ({fused:.3f})" for plain, fused in zip(*found, strict=True))
 
 
@@ -106,9 +110,10 @@ def main() -> None:
         model = load_model(name)
         scale = model.config.scale
         sets = {folder.name: load_pairs([folder], scale) for folder in arguments.test}
+        sets |= {kind: pairs for kind, pairs in drawn(8, 96, scale, seed=2).items() if kind in SHARP}
         samples = sample_folders(arguments.images, scale, SampleConfig())
-        tests = {test: Drop(fold(model), pairs) for test, pairs in sets.items()}
-        base = {test: drop.base for test, drop in tests.items()}
+        tests = {test: Drop(fold(model), {test if test in SHARP else PHOTOGRAPHS: sets[test]}) for test in sets}
+        base = {test: mean_psnr_y(reference(fold(model)), pairs) for test, pairs in sets.items()}
         print(f"\n| {Path(name).stem} | {' | '.join(sets)} | seconds |\n|---|{'---|' * len(sets)}---|")
         print(f"| FP32, dB | {' | '.join(f'{value:.2f}' for value in base.values())} | |", flush=True)
         for title, only in (("stock, every operator", ""), ("stock, body only", "body.")):

@@ -72,3 +72,29 @@ def check_golden(bundle: Bundle, graph: Graph, upscale: Upscale) -> tuple[Differ
     lr, expected = bundle.golden()
     found = difference(upscale(lr), expected)
     return found, golden_gate(graph, bundle.manifest).admits(found)
+
+
+def over_budget(graph: Graph, engine: str, manifest: Mapping[str, Any]) -> str:
+    """Why ``auto`` leaves an INT8 graph alone in ``engine``: the content that loses more than the bundle's budget.
+
+    Empty where all of it is within, and for graphs other than INT8, which have gates. What was measured in another
+    engine counts where nothing was in this one.
+    """
+    if graph not in ("int8", "int8-cpu"):
+        return ""
+    try:
+        calibration = manifest["calibration"]
+        budget, engines = calibration["budget"], calibration["graphs"][graph]["losses"]
+        for content, loss in (engines.get(engine) or next(iter(engines.values()))).items():
+            mean_db, worst_db = float(loss["mean_db"]), float(loss["worst_db"])
+            exact_db = math.inf if loss["to_fp32_db"] is None else float(loss["to_fp32_db"])
+            photographs = content == "photographs"
+            if mean_db > budget["photographs_db" if photographs else "drawn_db"]:
+                return f"{content} lose {mean_db:.2f} dB"
+            if not photographs and worst_db > budget["worst_db"]:
+                return f"one picture of {content} loses {worst_db:.2f} dB"
+            if not photographs and exact_db < budget["to_fp32_db"]:
+                return f"{content} come to {exact_db:.1f} dB of FP32"
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, StopIteration):
+        return "its bundle does not record what it loses on text, line art and flats: calibrate it again"
+    return ""

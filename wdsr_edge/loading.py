@@ -32,6 +32,7 @@ from .backends._cuda import Cuda
 from .backends.device_engines import read_beside
 from .bundle import MANIFEST, Bundle, Precision
 from .chosen import chosen
+from .gates import over_budget
 from .self_test import golden_test
 from .speed import Choice, choices, fastest, graph_of
 from .super_resolver import SuperResolver, Tile
@@ -64,7 +65,8 @@ def load(
 
     Where ``backend`` or ``precision`` is ``auto``, it is what ``wdsr-edge deploy``, ``compile`` or ``benchmark`` found
     fastest for this bundle on this machine and its first GPU (kept in the user's cache, and only if it reproduced the
-    golden frame); else the first that opens of tensorrt, tensorrt-rtx, onnxruntime-cuda and onnxruntime-tensorrt, in
+    golden frame; INT8 only if it stays within the bundle's budget on photographs and on every drawn kind of picture);
+    else the first that opens of tensorrt, tensorrt-rtx, onnxruntime-cuda and onnxruntime-tensorrt, in
     FP16, onnxruntime and openvino, in FP32. INT8 takes the form of the bundle that fits. ``tile``: core edge in LR
     pixels, ``"auto"``, or None for whole frames.
 
@@ -93,6 +95,8 @@ def load(
         allow_cpu=allow_cpu,
     )
     tried = fitting(bundle, backend, precision, gpu=gpu, threads=threads)
+    if precision == "auto":
+        tried = tuple(choice for choice in tried if not _is_over_budget(bundle, choice)) or tried
     asked = "auto" not in (backend, precision)
     opened = partial(open_bundle, bundle, tile=tile, gpu=gpu, threads=threads, queue_size=queue_size, asked=asked)
     for choice in tried[:-1] if backend == "auto" else ():
@@ -110,10 +114,16 @@ def candidates(
     *,
     threads: int | None = None,
 ) -> tuple[Choice, ...]:
-    """What ``load`` tries, best first; InputError or BackendError if there is no such thing."""
+    """What ``load`` tries, best first; InputError or BackendError if there is no such thing.
+
+    Unless ``precision`` names it, INT8 that loses more than the bundle's budget on any content comes last.
+    """
     check_backend(backend)
     among = choices(bundle, backend, precision)
-    best = fastest(bundle, among, threads=thread_count(threads))
+    if precision == "auto":
+        among = tuple(sorted(among, key=lambda choice: _is_over_budget(bundle, choice)))
+    sound = tuple(choice for choice in among if precision != "auto" or not _is_over_budget(bundle, choice))
+    best = fastest(bundle, sound or among, threads=thread_count(threads))
     if among:
         return (best, *(choice for choice in among if choice != best)) if best else among
     engine = (installed() if backend == "auto" else [backend])[0]  # its package is missing, or its GPU: opening it says
@@ -122,6 +132,10 @@ def candidates(
         held = ", ".join(bundle.graphs) or "no graph at all"
         raise InputError(f"{bundle.path} holds no {graph_of(choice)}: it holds {held}")
     return (choice,)
+
+
+def _is_over_budget(bundle: Bundle, choice: Choice) -> bool:
+    return bool(over_budget(graph_of(choice), choice.backend, bundle.manifest))
 
 
 def fitting(

@@ -50,11 +50,16 @@ class Budget:
 
     def excess(self, losses: Mapping[str, Loss]) -> float:
         """The largest share of its budget that anything takes: at most 1 where all is within."""
-        shares = [share(losses[PHOTOGRAPHS].mean_db, self.photographs_db)]
+        return max(self.shares(losses).values())
+
+    def shares(self, losses: Mapping[str, Loss]) -> dict[str, float]:
+        """The share of its budget that each figure takes, by what it is of, such as ``text, the worst picture``."""
+        shares = {PHOTOGRAPHS: share(losses[PHOTOGRAPHS].mean_db, self.photographs_db)}
         for kind in losses.keys() - {PHOTOGRAPHS}:
-            shares += [share(losses[kind].mean_db, self.drawn_db), share(losses[kind].worst_db, self.worst_db)]
-            shares.append(share(10 ** ((self.to_fp32_db - losses[kind].to_fp32_db) / 20), 1.0))
-        return max(shares)
+            shares[kind] = share(losses[kind].mean_db, self.drawn_db)
+            shares[f"{kind}, the worst picture"] = share(losses[kind].worst_db, self.worst_db)
+            shares[f"{kind}, to FP32"] = 10 ** ((self.to_fp32_db - losses[kind].to_fp32_db) / 20)
+        return shares
 
 
 def share(cost: float, budget: float) -> float:

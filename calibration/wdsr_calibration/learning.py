@@ -34,6 +34,8 @@ _LUMA = torch.tensor([0.257, 0.504, 0.098]).view(1, 3, 1, 1) * 255 / 219
 """BT.601 luma of studio range, in levels of 219 brought to 255: what the budget is measured on."""
 _COLOUR_SHARE = 0.3
 """What R, G and B count next to luma, so that colours stay."""
+POWER = 1.25
+"""Of what each crop loses, so that the budget of the worst picture counts next to that of the mean."""
 _LEAST_ERROR = 6.0
 """Mean squared error, levels, that every photograph is taken to have at least: some crops are almost flat."""
 
@@ -42,7 +44,7 @@ _LEAST_ERROR = 6.0
 class LearningConfig:
     """How ``learn`` goes about it."""
 
-    steps: int = 600
+    steps: int = 1000
     """Optimiser steps; 0 leaves every weight at its nearest code and every scale as it was found."""
     batch: int = 9
     """Crops for each step, four in nine of them drawn."""
@@ -50,7 +52,7 @@ class LearningConfig:
     """Adam's learning rate of kernels and biases, going to 0 by a cosine."""
     scale_rate: float = 1e-2
     """The same of the base 2 logarithms of scales and channel factors."""
-    truth: float = 1.0
+    truth: float = 1.5
     """How much the error to ground truth counts, next to that to the unquantised network."""
     seed: int = 0
     """Which crops, and how they are turned."""
@@ -105,7 +107,7 @@ def learn(
         found = network(lr)
         tolerance = torch.tensor([crop.tolerance for crop in picked])
         truth = torch.tensor([crop.truth for crop in picked])
-        error = (_error(found - expected) + truth * _error(found - hr)) / tolerance
+        error = (_error(found - expected) / tolerance) ** POWER + truth * _error(found - hr) / tolerance
         optimiser.zero_grad()
         error.mean().backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -88,6 +88,13 @@ class Int8:
         return {engine: losses_entry(losses) for engine, losses in self.losses.items()}
 
     @property
+    def beyond(self) -> dict[str, float]:
+        """What takes more than its budget in simulation with the most in INT8 that was tried, and how many times it."""
+        whole = max(self.calibration.frontier, key=lambda point: point.share)
+        shares = self.budget.shares(whole.losses)
+        return {what: share for what, share in sorted(shares.items()) if share > 1}
+
+    @property
     def float_convs(self) -> tuple[str, ...]:
         """The convolutions that stay out of INT8."""
         return tuple(name for name in self.calibration.convs if name not in self.calibration.placement.convs)

@@ -120,7 +120,8 @@ def say_faults(timed: Sequence[Timed]) -> None:
 def keep_fastest(bundle: Bundle, timed: Sequence[Timed], *, threads: int | None = None) -> None:
     """Remember what was timed, for ``auto``."""
     from ..backends import thread_count
-    from ..speed import Known, remember
+    from ..gates import over_budget
+    from ..speed import Known, graph_of, remember
 
     good = [one for one in timed if not one.fault and one.latency]
     known = {}
@@ -131,6 +132,10 @@ def keep_fastest(bundle: Bundle, timed: Sequence[Timed], *, threads: int | None 
         remember(bundle, {one.choice: one.p50_ms for one in good}, threads=thread_count(threads), known=known)
     except InputError as error:
         say(f"could not save the timings, so auto will not use them: {error}")
+    for one in good:
+        reason = over_budget(graph_of(one.choice), one.choice.backend, bundle.manifest)
+        if reason:
+            say(f"auto leaves {one.choice.precision} in {one.choice.backend} alone, whatever it takes: {reason}")
 
 
 def auto_now(bundle: Bundle, *, threads: int | None = None) -> Chosen:

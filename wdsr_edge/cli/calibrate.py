@@ -42,7 +42,7 @@ def run(
     equalisation: Annotated[bool, typer.Option(help="Make channels reach equally far first.")] = True,
     steps: Annotated[
         int, typer.Option(min=0, max=100_000, help="Steps in which kernels and scales are learned.")
-    ] = 600,
+    ] = 1000,
     manifest: Annotated[
         str, typer.Option(help="Take these images and crops: div2k, or a TOML file. Default: drawn by the seed.")
     ] = "",
@@ -122,6 +122,9 @@ def run(
             on_stage=on_stage,
             on_step=on_step,
         )
+    for one in made:
+        for content, share in one.beyond.items():
+            say(f"{one.graph}: with all that may be INT8, {content} takes {share:.2f} times its budget")
     met = all(one.met for one in made)
     if json:
         print_json({"model": bundle.name, "bundle": str(target) if met else None, "met": met, **_document(made)})

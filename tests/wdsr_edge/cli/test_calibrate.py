@@ -12,13 +12,16 @@ from PIL import Image
 from tests.command_line import refused
 from tests.strategies import trained_like
 from tests.wdsr_edge.cli.conftest import Command
+from wdsr_calibration import Loss
 from wdsr_edge import Bundle, load, samples
 from wdsr_edge.backends import ON_CPU
 from wdsr_edge.config import ModelConfig
+from wdsr_edge.content import KINDS
 from wdsr_edge.models import save_checkpoint
 
 MODEL = "wdsr-b-1x32-x2"
-QUICK = ["--crops", "8", "--crop-size", "24", "--held-out", "2", "--rounding-steps", "3"]
+LOSING = {"photographs": Loss(0.5, 0.5, float("inf"))}
+QUICK = ["--crops", "8", "--crop-size", "24", "--held-out", "2", "--drawn", "0", "--steps", "3"]
 
 
 @pytest.fixture
@@ -34,7 +37,9 @@ def photos() -> str:
 
 
 def test_it_adds_int8_to_a_bundle(wdsr_edge: Command, photos: str) -> None:
-    done = wdsr_edge("calibrate", MODEL, "--images", photos, "--max-drop", "1", "-o", "out", *QUICK, "--json")
+    done = wdsr_edge(
+        "calibrate", MODEL, "--images", photos, "--max-drop", "1", "-o", "out", *QUICK, "--frontier", "--json"
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["met"], report["bundle"]) == (True, "out")
@@ -45,7 +50,16 @@ def test_it_adds_int8_to_a_bundle(wdsr_edge: Command, photos: str) -> None:
             assert bundle.read(name) == before.read(name)
     assert bundle.manifest["training"] == before.manifest["training"]
     calibration = bundle.manifest["calibration"]
-    assert (calibration["crops"], calibration["size"], calibration["max_drop_db"]) == (8, 24, 1.0)
+    assert (calibration["crops"], calibration["size"], calibration["max_drop_db"]) == ({"photographs": 8}, 24, 1.0)
+    for graph in calibration["graphs"].values():
+        assert set(graph["float"]) >= {"head", "skip"}
+        assert {*graph["float"], *graph["convs"]} == {
+            "head",
+            "skip",
+            "tail",
+            *(f"body.0.branch.{i}" for i in (0, 2, 3)),
+        }
+        assert all(losses.keys() == {"photographs"} for losses in graph["losses"].values())
     assert len(calibration["images_sha256"]) == 64
     assert calibration["graphs"].keys() == {"int8", "int8-cpu"}
     frontier = json.loads(bundle.read("calibration.json"))
@@ -68,9 +82,9 @@ def test_the_table_and_the_same_bytes_again(wdsr_edge: Command, photos: str) -> 
     done = wdsr_edge(*command, "-o", "a")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{MODEL} in INT8")
-    for words in ("drop on held-out images", "INT8 share of the body", "100%", "ranges"):
+    for words in ("drop on photographs", "INT8 share of the body", "100%", "ranges"):
         assert words in done.stdout
-    assert done.stderr.splitlines()[0].startswith("8 crops of 24x24 LR pixels, drop measured on 2 other images; ")
+    assert done.stderr.splitlines()[0].startswith("8 crops (photographs), drop measured on 2 other images; ")
     assert wdsr_edge(*command, "-o", "b").returncode == 0
     for name in Bundle.load("a").manifest["files"]:
         assert Path("a", name).read_bytes() == Path("b", name).read_bytes(), name
@@ -100,11 +114,13 @@ def test_the_frontier_is_timed_on_request(wdsr_edge: Command, photos: str) -> No
 def test_a_budget_that_cannot_be_met_writes_nothing(
     wdsr_edge: Command, photos: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wdsr_calibration.drop.Drop.__call__", lambda self, network, placement: 0.5)
+    monkeypatch.setattr("wdsr_calibration.drop.Drop.__call__", lambda self, network, placement: LOSING)
     done = wdsr_edge("calibrate", MODEL, "--images", photos, "--max-drop", "0.4", "-o", "out", *QUICK)
     assert done.returncode == 1
-    assert "no placement stays within 0.4 dB; nothing was written" in done.stderr
-    assert "drop on held-out images" in done.stdout
+    assert (
+        "no placement stays within 0.4 dB on photographs and 0.05 dB on drawn kinds; nothing was written" in done.stderr
+    )
+    assert "drop on photographs" in done.stdout
     assert not Path("out").exists()
     done = wdsr_edge("calibrate", MODEL, "--images", photos, "--max-drop", "0.4", "-o", "out", *QUICK, "--json")
     assert done.returncode == 1
@@ -147,3 +163,16 @@ def test_bad_input_is_one_line(wdsr_edge: Command, photos: str, arguments: list[
     assert lines[-1].startswith("wdsr-edge: ")
     assert all(word in lines[-1] for word in words), lines
     assert sorted(Path().rglob("*")) == before
+
+
+def test_drawn_pictures_count_next_to_photographs(wdsr_edge: Command, photos: str) -> None:
+    few = [*QUICK[:6], "--drawn", "1", "--steps", "2"]
+    command = ["calibrate", MODEL, "--images", photos, "--max-drop", "1", "--max-drop-drawn", "9", *few, "-o", "out"]
+    done = wdsr_edge(*command)
+    assert done.returncode == 0, done.stderr
+    assert "drop on the worst drawn kind" in done.stdout
+    calibration = Bundle.load("out").manifest["calibration"]
+    assert calibration["crops"].keys() == {"photographs", *KINDS}
+    assert calibration["budget"]["drawn_db"] == pytest.approx(9.01)
+    for graph in calibration["graphs"].values():
+        assert all(losses.keys() == {"photographs", *KINDS} for losses in graph["losses"].values())
