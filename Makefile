@@ -23,7 +23,7 @@ calibrate: $(VENV)/installed-deploy
 	$(if $(IMAGES),,$(error name folders of ground-truth images: make calibrate IMAGES='DIR DIR'))
 	set -e; for bundle in wdsr_edge/zoo/*/; do \
 		case $$bundle in *-1x*) drop=0.05;; *) drop=0.03;; esac; \
-		OMP_NUM_THREADS=1 $(BIN)/wdsr-edge calibrate $$bundle $(addprefix --images ,$(IMAGES)) --layers body \
+		OMP_NUM_THREADS=1 $(BIN)/wdsr-edge calibrate $$bundle $(addprefix --images ,$(IMAGES)) --layers body --ranges mse \
 			--max-drop $$drop --max-drop-drawn 0.06; \
 	done
 

@@ -36,6 +36,8 @@ _COLOUR_SHARE = 0.3
 """What R, G and B count next to luma, so that colours stay."""
 POWER = 1.25
 """Of what each crop loses, so that the budget of the worst picture counts next to that of the mean."""
+_HARD = ("text", "screentone")
+"""Drawn kinds that lose most, and come twice as often."""
 _LEAST_ERROR = 6.0
 """Mean squared error, levels, that every photograph is taken to have at least: some crops are almost flat."""
 
@@ -135,11 +137,12 @@ def _rate(step: int, steps: int) -> float:
 
 @torch.no_grad()
 def _pools(target: nn.Module, crops: Contents, budget: Budget, truth: float) -> tuple[list[_Crop], list[list[_Crop]]]:
-    """The photographs, and each drawn kind, as tensors with what they may lose."""
+    """The photographs, and each drawn kind, as tensors with what they may lose; those of _HARD twice."""
     pools = {
         content: [_crop(target, pair, content, budget, truth) for pair in pairs] for content, pairs in crops.items()
     }
-    return pools[PHOTOGRAPHS], [pool for content, pool in pools.items() if content != PHOTOGRAPHS]
+    drawn = [content for content in pools if content != PHOTOGRAPHS]
+    return pools[PHOTOGRAPHS], [pools[kind] for kind in (*drawn, *(kind for kind in drawn if kind in _HARD))]
 
 
 def _crop(target: nn.Module, pair: Pair, content: str, budget: Budget, truth: float) -> _Crop:

@@ -48,7 +48,7 @@ def run(
     ] = "",
     crops: Annotated[int, typer.Option(help="Crops of photographs to calibrate on.")] = 384,
     crop_size: Annotated[int, typer.Option(help="LR pixels a side of a crop.")] = 32,
-    drawn: Annotated[int, typer.Option(help="Crops of each drawn kind; 0: photographs alone.")] = 96,
+    drawn: Annotated[int, typer.Option(help="Crops of each drawn kind; 0: photographs alone.")] = 160,
     held_out: Annotated[int, typer.Option(help="Images to measure the drop on.")] = 24,
     frontier: Annotated[
         bool,
