@@ -9,7 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from wdsr_calibration import Calibration, CalibrationConfig, CalibrationSet, LearningConfig, SampleConfig, calibrate
+from wdsr_calibration import (
+    Budget,
+    Calibration,
+    CalibrationConfig,
+    CalibrationSet,
+    LearningConfig,
+    SampleConfig,
+    calibrate,
+)
 from wdsr_calibration.drop import Drop
 from wdsr_calibration.network import Network
 from wdsr_calibration.placement import Placement
@@ -35,7 +43,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> CalibrationSet:
 
 
 def quick(samples: CalibrationSet, max_drop: float = 1.0, **options: object) -> Calibration:
-    settings = {"learning": LearningConfig(steps=8), **options}
+    wide = Budget(max_drop, 9.0, 9.0, 10.0) if max_drop > 0 else Budget()
+    settings = {"learning": LearningConfig(steps=8), "budget": wide, **options}
     return calibrate(MODEL, samples, max_drop=max_drop, config=CalibrationConfig(**settings))  # type: ignore[arg-type]
 
 
