@@ -55,7 +55,10 @@ class LearningConfig:
     scale_rate: float = 1e-2
     """The same of the base 2 logarithms of scales and channel factors."""
     truth: float = 1.5
-    """How much the error to ground truth counts, next to that to the unquantised network."""
+    """How much the error of photographs to ground truth counts, next to that to the unquantised network."""
+    truth_drawn: float = 0.3
+    """The same of drawn pictures, which the unquantised network has never seen: there is more to gain, at the expense
+    of photographs."""
     seed: int = 0
     """Which crops, and how they are turned."""
 
@@ -96,7 +99,7 @@ def learn(
         betas=(0.9, 0.99),
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, config.steps))
-    pools = _pools(target, crops, budget, config.truth)
+    pools = _pools(target, crops, budget, config)
     random = np.random.default_rng(config.seed)
     for step in range(config.steps):
         picked = _picked(pools, config.batch, random)
@@ -136,23 +139,25 @@ def _rate(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def _pools(target: nn.Module, crops: Contents, budget: Budget, truth: float) -> tuple[list[_Crop], list[list[_Crop]]]:
+def _pools(
+    target: nn.Module, crops: Contents, budget: Budget, config: LearningConfig
+) -> tuple[list[_Crop], list[list[_Crop]]]:
     """The photographs, and each drawn kind, as tensors with what they may lose; those of _HARD twice."""
     pools = {
-        content: [_crop(target, pair, content, budget, truth) for pair in pairs] for content, pairs in crops.items()
+        content: [_crop(target, pair, content, budget, config) for pair in pairs] for content, pairs in crops.items()
     }
     drawn = [content for content in pools if content != PHOTOGRAPHS]
     return pools[PHOTOGRAPHS], [pools[kind] for kind in (*drawn, *(kind for kind in drawn if kind in _HARD))]
 
 
-def _crop(target: nn.Module, pair: Pair, content: str, budget: Budget, truth: float) -> _Crop:
+def _crop(target: nn.Module, pair: Pair, content: str, budget: Budget, config: LearningConfig) -> _Crop:
     lr, hr = to_tensor(pair.lr[None]), to_tensor(pair.hr[None])
     error = float(_error(target(lr).clamp(0, 1) - hr))
     if content == PHOTOGRAPHS:
-        return _Crop(lr, hr, _gain(budget.photographs_db) * max(error, _LEAST_ERROR), truth)
+        return _Crop(lr, hr, _gain(budget.photographs_db) * max(error, _LEAST_ERROR), config.truth)
     if error < 255**2 / 10 ** (EXACT_DB / 10):
         return _Crop(lr, hr, 255**2 / 10 ** (budget.to_fp32_db / 10) / 2, 0.0)
-    return _Crop(lr, hr, _gain(budget.drawn_db) * error, truth)
+    return _Crop(lr, hr, _gain(budget.drawn_db) * error, config.truth_drawn)
 
 
 def _gain(drop_db: float) -> float:

@@ -185,7 +185,7 @@ def test_failing_parity_writes_nothing_and_says_why(old: bool, tmp_path: Path, m
         def close(self) -> None:
             self.inner.close()
 
-    monkeypatch.setattr(parity_module, "open_session", lambda *args: Swapped(real(*args)))
+    monkeypatch.setattr(parity_module, "open_session", lambda *args, **options: Swapped(real(*args, **options)))
     stages: list[str] = []
     done = quick(small(), tmp_path / "bundle", on_stage=lambda stage, total: stages.append(stage))
     assert done.bundle is None
