@@ -7,23 +7,19 @@ from typing import Any
 
 import pytest
 
+from tests.bundles import calibration_within_budget
 from wdsr_edge.bundle import Bundle
 from wdsr_edge.gates import over_budget
 from wdsr_edge.loading import candidates, find_bundle
 from wdsr_edge.speed import Choice, remember
 
-FINE = {"mean_db": 0.01, "worst_db": 0.02, "to_fp32_db": None}
-MANIFEST: dict[str, Any] = {
-    "calibration": {
-        "budget": {"photographs_db": 0.03, "drawn_db": 0.06, "worst_db": 0.11, "to_fp32_db": 47.0},
-        "graphs": {"int8-cpu": {"losses": {"openvino": {"photographs": FINE, "text": FINE, "flats": FINE}}}},
-    }
-}
+MANIFEST: dict[str, Any] = {"calibration": calibration_within_budget()}
 
 
 def with_loss(content: str, **loss: float) -> dict[str, Any]:
     manifest = copy.deepcopy(MANIFEST)
-    manifest["calibration"]["graphs"]["int8-cpu"]["losses"]["openvino"][content] = {**FINE, **loss}
+    losses = manifest["calibration"]["graphs"]["int8-cpu"]["losses"]["openvino"]
+    losses[content] = {**losses[content], **loss}
     return manifest
 
 

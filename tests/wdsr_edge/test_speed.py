@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import wdsr_edge
-from tests.bundles import edit
+from tests.bundles import calibration_within_budget, edit
 from wdsr_edge import Bundle, InputError, comparison
 from wdsr_edge._files import user_cache
 from wdsr_edge.backends import installed
@@ -28,7 +28,7 @@ def bundle(good: Path, tmp_path: Path) -> Bundle:
     copy = Bundle.load(shutil.copytree(good, tmp_path / "copy"))
     files = {name: copy.read(name) for name in copy.manifest["files"]}
     parity = {**copy.details["parity"], "int8-cpu": {"onnxruntime": {"psnr_db": None, "golden_db": None}}}
-    details = {**copy.details, "parity": parity}
+    details = {**copy.details, "parity": parity, "calibration": calibration_within_budget()}
     return wdsr_edge.bundle.write_bundle(
         tmp_path / "int8", copy.config, {**files, "int8-cpu.onnx": files["fp32.onnx"]}, details
     )
