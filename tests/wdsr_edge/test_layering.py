@@ -70,8 +70,12 @@ def test_the_command_line_loads_no_engine_and_no_torch() -> None:
 
 
 def test_importing_is_fast() -> None:
-    code = "import time; start = time.perf_counter(); import wdsr_edge; print(time.perf_counter() - start)"
-    assert min(float(python(code)) for _ in range(3)) < 0.3
+    """Next to numpy, which it needs: seconds alone would say how busy the machine is."""
+    code = (
+        "import time; start = time.process_time(); import numpy; middle = time.process_time(); import wdsr_edge; "
+        "print((time.process_time() - middle) / (middle - start))"
+    )
+    assert min(float(python(code)) for _ in range(3)) < 2
 
 
 DEVICE = """
