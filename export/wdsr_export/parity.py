@@ -9,24 +9,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from wdsr_edge._errors import InputError
 from wdsr_edge.backends import ON_CPU, Backend, Session, installed, open_session, thread_count
 from wdsr_edge.backends.onnxruntime import OnnxRuntimeSession
-from wdsr_edge.backends.quiet import load_onnxruntime, quiet_options
 from wdsr_edge.bundle import Bundle, Graph
 from wdsr_edge.evaluation import Upscale
-from wdsr_edge.gates import ANY, GATES, Gate, golden_gate
+from wdsr_edge.gates import ANY, GATES, LEARNED, Gate, golden_gate
 from wdsr_edge.images import Rgb
 from wdsr_edge.loading import find_bundle
 from wdsr_edge.metrics import Difference, difference
 from wdsr_edge.models import EDSR, WDSR, reference
-from wdsr_edge.models.reference import to_image, to_tensor
 from wdsr_edge.samples import golden_frame
 from wdsr_edge.super_resolver import SuperResolver
 
 from .diagnosis import diagnose
+from .foreign import foreign_graph, precision_of_file, recorded
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def check_parity(
     if gate.admits(total):
         return Parity(graph, engine, images, total, True)
     worst = min(frames, key=lambda name: images[name].psnr_db)
-    diagnosis, tried = diagnose(model, frames[worst], found[worst])
+    diagnosis, tried = diagnose(model, frames[worst], found[worst], quantised=graph.startswith("int8"))
     return Parity(graph, engine, images, total, False, diagnosis=diagnosis, tried=tried)
 
 
@@ -92,15 +90,17 @@ def verify(
     frames: Mapping[str, Rgb],
     *,
     threads: int | None = None,
+    among: Bundle | None = None,
 ) -> list[Parity]:
     """Parity of every uint8 graph of a bundle (a directory or a zoo name) in every engine here, or of one ONNX file.
 
     An ONNX file may be any graph with one input and one output, uint8 NHWC or float32 NCHW in [0, 1]: that is how a
-    file made elsewhere is compared. ``threads`` as in ``wdsr_edge.load``. Raises InputError, BundleError or
-    BackendError.
+    file made elsewhere is compared. Its gate is that of the precision it is in; of INT8, what the bundle records that
+    it lies in, or ``among`` whose files it is, else 40 dB. ``threads`` as in ``wdsr_edge.load``. Raises InputError,
+    BundleError or BackendError.
     """
     if Path(source).is_file():
-        return [check_parity(model, _foreign_graph(Path(source), threads), frames, "fp32")]
+        return [_verify_file(model, Path(source), frames, threads, among)]
     bundle = Bundle.load(find_bundle(source))
     if bundle.config.scale != model.config.scale:
         raise InputError(f"{bundle.path} enlarges x{bundle.config.scale}, {model.config.name} not: another model?")
@@ -112,6 +112,30 @@ def verify(
     if not found:
         raise InputError(f"{bundle.path} holds no graph to verify")
     return found
+
+
+def _verify_file(
+    model: EDSR | WDSR, path: Path, frames: Mapping[str, Rgb], threads: int | None, among: Bundle | None
+) -> Parity:
+    """See verify."""
+    graph = precision_of_file(path)
+    known = recorded(path, among) if graph not in GATES else None
+    if known is None:
+        return check_parity(model, foreign_graph(path, graph, threads), frames, graph, GATES.get(graph, LEARNED))
+    graph, gate = known
+    upscale = foreign_graph(path, graph, threads)
+    return _on_golden(check_parity(model, upscale, frames, graph, ANY), model, upscale, gate)
+
+
+def _on_golden(found: Parity, model: EDSR | WDSR, upscale: Upscale, gate: Gate) -> Parity:
+    """``found`` with its figure on the golden frame, and of INT8 whether that is what ``gate`` asks for."""
+    lr = golden_frame()
+    apart = difference(upscale(lr), reference(model)(lr))
+    found = replace(found, golden_db=apart.psnr_db)
+    if found.graph in GATES or gate.admits(apart):
+        return found
+    words = f"{apart.psnr_db:.1f} dB on the golden frame, less than {gate.least_db:.1f}"
+    return replace(found, passed=False, diagnosis=words)
 
 
 def parities(
@@ -126,17 +150,10 @@ def parities(
 
     ``golden`` is the gate of INT8, on the golden frame: what it loses on ``frames`` differs from picture to picture.
     """
-    lr = golden_frame()
-    expected = reference(model)(lr)
     for engine, session in sessions(graph, onnx, threads):
         with SuperResolver(session, model.config, open_float_session=no_float_session, keep_grey=False) as sr:
             found = check_parity(model, sr, frames, graph, None if graph in GATES else ANY, engine=engine)
-            apart = difference(sr(lr), expected)
-            found = replace(found, golden_db=apart.psnr_db)
-            if graph not in GATES and not golden.admits(apart):
-                words = f"{apart.psnr_db:.1f} dB on the golden frame, less than {golden.least_db:.1f}"
-                found = replace(found, passed=False, diagnosis=words)
-            yield found
+            yield _on_golden(found, model, sr, golden)
 
 
 def sessions(graph: Graph, onnx: bytes, threads: int | None = None) -> Iterator[tuple[Backend, Session]]:
@@ -153,36 +170,6 @@ def sessions(graph: Graph, onnx: bytes, threads: int | None = None) -> Iterator[
 def no_float_session() -> Session:
     """In place of the float graph, where frames are uint8."""
     raise InputError("this graph takes uint8 frames")
-
-
-def _foreign_graph(path: Path, threads: int | None) -> Upscale:
-    """An ONNX file of unknown origin as a function of a uint8 frame."""
-    ort = load_onnxruntime("onnxruntime")
-    options = quiet_options(ort)
-    options.intra_op_num_threads = thread_count(threads)
-    try:
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        (lr,), (sr,) = session.get_inputs(), session.get_outputs()
-    except Exception as error:  # its exception types are private
-        raise InputError(
-            f"{path}: no ONNX graph with one input and one output ({str(error).splitlines()[0]})"
-        ) from error
-
-    def upscale(frame: Rgb) -> Rgb:
-        uint8 = lr.type == "tensor(uint8)"
-        batch = frame[None] if uint8 else to_tensor(frame[None]).numpy()
-        try:
-            (result,) = session.run([sr.name], {lr.name: batch})
-        except Exception as error:
-            raise InputError(
-                f"{path}: failed on a {batch.dtype} {batch.shape} frame: {str(error).splitlines()[0]}"
-            ) from error
-        if getattr(result, "ndim", 0) != 4 or result.dtype not in (np.uint8, np.float32):
-            raise InputError(f"{path}: its output is no uint8 or float32 image batch, so not a super-resolution graph")
-        image: Rgb = result[0] if result.dtype == np.uint8 else to_image(torch.from_numpy(result))[0]
-        return image
-
-    return upscale
 
 
 def _total(images: Mapping[str, Difference], expected: Mapping[str, Rgb]) -> Difference:

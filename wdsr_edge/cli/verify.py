@@ -29,7 +29,10 @@ def run(
     images: Annotated[
         Path | None, typer.Option(help="Photo or folder to compare on; default: the shipped ones.")
     ] = None,
-    onnx: Annotated[Path | None, typer.Option(help="Check this ONNX file instead of the bundle's own graphs.")] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(help="Check this ONNX file, by the gate of its precision, instead of the bundle's graphs."),
+    ] = None,
     engine: EngineOption = None,
     size: Annotated[
         str, typer.Option(help="LR frame that the engine takes, WIDTHxHEIGHT; default: what compile wrote next to it.")
@@ -75,7 +78,8 @@ def run(
 def _against_torch(model: str, images: Path | None, onnx: Path | None, threads: int | None) -> list[dict[str, Any]]:
     from wdsr_export import verify
 
-    from ..loading import is_checkpoint
+    from ..bundle import Bundle
+    from ..loading import find_bundle, is_checkpoint
     from ..models import load_model
     from ..models.reference import use_threads
     from ..samples import sample_frames
@@ -86,7 +90,8 @@ def _against_torch(model: str, images: Path | None, onnx: Path | None, threads: 
         raise InputError(f"{onnx}: no such file")
     use_threads(threads)
     source = model if onnx is None else onnx
-    found = verify(load_model(model), source, sample_frames(images), threads=threads)
+    among = None if onnx is None or is_checkpoint(model) else Bundle.load(find_bundle(model))
+    found = verify(load_model(model), source, sample_frames(images), threads=threads, among=among)
     return [
         {
             "precision": parity.graph,
