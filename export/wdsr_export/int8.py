@@ -89,10 +89,16 @@ class Int8:
 
     @property
     def beyond(self) -> dict[str, float]:
-        """What takes more than its budget in simulation with the most in INT8 that was tried, and how many times it."""
+        """What takes more than its budget, and how many times it.
+
+        In simulation with the most in INT8 that was tried, and in an engine, with its slack, as it was made.
+        """
         whole = max(self.calibration.frontier, key=lambda point: point.share)
+        allowed = self.budget.with_slack(ENGINE_SLACK_DB)
         shares = self.budget.shares(whole.losses)
-        return {what: share for what, share in sorted(shares.items()) if share > 1}
+        for engine, losses in self.losses.items():
+            shares |= {f"{what} in {engine}": share for what, share in allowed.shares(losses).items()}
+        return {what: share for what, share in shares.items() if share > 1}
 
     @property
     def float_convs(self) -> tuple[str, ...]:

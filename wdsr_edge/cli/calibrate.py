@@ -124,7 +124,7 @@ def run(
         )
     for one in made:
         for content, share in one.beyond.items():
-            say(f"{one.graph}: with all that may be INT8, {content} takes {share:.2f} times its budget")
+            say(f"{one.graph}: {content} takes {share:.2f} times its budget")
     met = all(one.met for one in made)
     if json:
         print_json({"model": bundle.name, "bundle": str(target) if met else None, "met": met, **_document(made)})
