@@ -39,7 +39,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> CalibrationSet:
             piece = frame[i * 64 : i * 64 + 96, 30:190]
             if min(piece.shape[:2]) >= 64:
                 Image.fromarray(piece).save(folder / f"{i}-{Path(name).stem}.png")
-    return sample_folders([folder], 2, SampleConfig(crops=16, size=24, drawn=2, held_out=3))
+    return sample_folders([folder], 2, SampleConfig(crops=16, size=24, drawn=0, held_out=3))
 
 
 def quick(samples: CalibrationSet, max_drop: float = 1.0, **options: object) -> Calibration:

@@ -53,7 +53,7 @@ def test_it_brings_every_content_nearer() -> None:
     contents = (PHOTOGRAPHS, "text", "screentone")
     before = {content: error(network, content) for content in contents}
     steps: list[int] = []
-    config = LearningConfig(steps=60, rate=3e-3, truth=0.0)
+    config = LearningConfig(steps=60, rate=3e-3, truth=0.0, truth_drawn=0.0)
     learn(network, fold(MODEL), CROPS, BUDGET, config, on_step=steps.append)
     for content in contents:
         assert error(network, content) < 0.8 * before[content], content
@@ -76,10 +76,11 @@ def test_truth_draws_the_picture_towards_the_ground_truth() -> None:
 
 def test_scales_and_channel_factors_are_learned_and_gradients_end() -> None:
     network = placed()
-    scales, head = dict(network.scales), network.convs["head"].weight.clone()
+    before = {name: quantiser.exponent.clone() for name, quantiser in network.tensors.items()}
+    head = network.convs["head"].weight.clone()
     learn(network, fold(MODEL), CROPS, BUDGET, LearningConfig(steps=5))
     used = {edge.quantiser.name for edge in network.edges.values() if edge.quantised}
-    assert {name for name in scales if network.scales[name] != scales[name]} == used
+    assert {name for name in before if network.tensors[name].exponent != before[name]} == used
     assert not torch.equal(network.convs["head"].weight, head), "its channels are divided by what was learned"
     for parameter in network.parameters():
         assert not parameter.requires_grad

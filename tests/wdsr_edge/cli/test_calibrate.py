@@ -165,6 +165,7 @@ def test_bad_input_is_one_line(wdsr_edge: Command, photos: str, arguments: list[
     assert sorted(Path().rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_drawn_pictures_count_next_to_photographs(wdsr_edge: Command, photos: str) -> None:
     few = [*QUICK[:6], "--drawn", "1", "--steps", "2", "--ranges", "mse"]
     command = ["calibrate", MODEL, "--images", photos, "--max-drop", "1", "--max-drop-drawn", "9", *few, "-o", "out"]
