@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -223,14 +224,130 @@ def test_wrapped(tmp_path: Path, wrapping: str, zipped: bool) -> None:
     found = same(tmp_path / "model.pt", ntire())
     expected = {
         "trainer": "took the weights under model_state_dict",
-        "basicsr, averaged": "took the weights under params_ema",
+        "basicsr, averaged": "took the weights under params_ema, not those under params",
         "two levels": "took the weights under checkpoint.net",
         "lightning": "took the weights under state_dict.model",
-        "averaged beside": "took the weights under state_dict.model_ema",
+        "averaged beside": "took the weights under state_dict.model_ema, not those under state_dict.model",
         "averaged model": "left out, as no weights: n_averaged",
         "buffers": "left out, as no weights: rgb_mean, shift.mean",
     }
     assert found.notes == (expected[wrapping],)
+
+
+AVERAGED = [
+    *("params_ema", "ema", "model_ema", "ema_state_dict", "ema_model", "EMA", "G_ema", "modelEma", "net.module.ema"),
+    *("swa", "swa_model", "averaged", "averaged_model", "avg", "moving_average", "shadow", "shadow_params", "polyak"),
+]
+
+
+@pytest.mark.parametrize("name", AVERAGED)
+@pytest.mark.parametrize("kind", ["nested", "flat", "safetensors"])
+def test_averaged_weights_under_their_usual_names(tmp_path: Path, kind: str, name: str) -> None:
+    """Whatever the container, and whichever comes first in it."""
+    state = ntire("plain").state_dict()
+    worse = {key: 1.3 * tensor for key, tensor in state.items()}
+    if kind == "nested":
+        torch.save({"weights": worse, name: state}, tmp_path / "model")
+    else:
+        flat = {**under("weights", worse), **under(name, state)}
+        (save_file if kind == "safetensors" else torch.save)(flat, tmp_path / "model")
+    assert same(tmp_path / "model", ntire("plain")).notes == (
+        f"took the weights under {name}, not those under weights",
+    )
+
+
+@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+def test_averaged_weights_below_a_common_prefix(tmp_path: Path, kind: str) -> None:
+    state = ntire("plain").state_dict()
+    worse = {key: 1.3 * tensor for key, tensor in state.items()}
+    both = under("module", {**under("model", worse), **under("ema_model", state)})
+    (save_file if kind == "safetensors" else torch.save)(both, tmp_path / "model")
+    found = same(tmp_path / "model", ntire("plain"))
+    assert found.notes == ("took the weights under module.ema_model, not those under module.model",)
+
+
+def test_sums_of_an_optimiser_are_not_averaged_weights(tmp_path: Path) -> None:
+    state = ntire("plain").state_dict()
+    sums = {key: tensor.square() for key, tensor in state.items()}
+    torch.save({"exp_avg": sums, "optimizer": {"ema": sums}, "model": state}, tmp_path / "model")
+    assert same(tmp_path / "model", ntire("plain")).notes == ("took the weights under model",)
+
+
+def test_averages_that_cannot_be_taken_are_named(tmp_path: Path) -> None:
+    """torch_ema keeps a list without names, latent diffusion's averages have names without dots."""
+    state = ntire("plain").state_dict()
+    torch.save({"model": state, "ema": {"decay": 0.9, "shadow_params": list(state.values())}}, tmp_path / "list")
+    assert same(tmp_path / "list", ntire("plain")).notes == (
+        "took the weights under model",
+        "averaged weights under ema.shadow_params have no names, and were not taken",
+    )
+    glued = {key.removesuffix(".weight").replace(".", ""): 1.3 * tensor for key, tensor in state.items()}
+    torch.save({"model": state, "model_ema": glued}, tmp_path / "glued")
+    assert same(tmp_path / "glued", ntire("plain")).notes == (
+        "took the weights under model, not those under model_ema",
+    )
+
+
+# Numbers of NumPy
+
+
+def numbers() -> dict[str, Any]:
+    return {
+        "epoch": np.int64(3),
+        "best_psnr": np.mean([33.1, 34.2]),
+        "half": np.float16(1.5),
+        "done": np.bool_(True),
+        "history": {"loss": np.linspace(0, 1, 7), "psnr": [np.float32(30), np.float64(31)]},
+        "table": np.asfortranarray(np.arange(12, dtype=">i4").reshape(3, 4)),
+        "random": np.random.default_rng(0).bit_generator.state,
+        "legacy random": np.random.RandomState(0).get_state(),
+        "names": np.array(["a", "bc"]),
+        "anything": np.array([None, {"a": 1}], dtype=object),
+        "dtype": np.dtype("float32"),
+        "records": np.zeros(2, dtype=[("x", "f4"), ("y", "i8")]),
+        "when": np.datetime64("2024-01-01"),
+        "counts": Counter("aab"),
+        "by name": defaultdict(list, {"a": [np.float64(1)]}),
+        "ordered": OrderedDict(a=np.uint8(1)),
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", numbers())
+def test_numbers_of_numpy_beside_the_weights(tmp_path: Path, name: str, zipped: bool) -> None:
+    found = {"state_dict": ntire().state_dict(), name: numbers()[name]}
+    torch.save(found, tmp_path / "model.pt", _use_new_zipfile_serialization=zipped)
+    assert same(tmp_path / "model.pt", ntire()).notes == ("took the weights under state_dict",)
+    torch.save({**ntire().state_dict(), name: numbers()[name]}, tmp_path / "flat.pt")
+    assert same(tmp_path / "flat.pt", ntire()).notes == ()
+
+
+def test_files_of_numpy_1(tmp_path: Path) -> None:
+    """Where the same functions had another name."""
+    torch.save(
+        {"state_dict": ntire().state_dict(), **numbers()}, tmp_path / "model.pt", _use_new_zipfile_serialization=False
+    )
+    data = (tmp_path / "model.pt").read_bytes()
+    assert b"cnumpy._core.multiarray\n" in data
+    (tmp_path / "model.pt").write_bytes(data.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
+    same(tmp_path / "model.pt", ntire())
+
+
+@pytest.mark.parametrize("dtype", ["f4", ">f4", "f8", "f2"])
+def test_weights_that_were_saved_as_arrays(tmp_path: Path, dtype: str) -> None:
+    model = ntire("plain").half().float()
+    state = {name: tensor.numpy().astype(dtype) for name, tensor in model.state_dict().items()}
+    torch.save({"net": state}, tmp_path / "model.pt")
+    same(tmp_path / "model.pt", model)
+
+
+def test_what_torch_allows_is_as_before(tmp_path: Path) -> None:
+    torch.save({"state_dict": ntire().state_dict(), **numbers()}, tmp_path / "model.pt")
+    before = set(torch.serialization.get_safe_globals())
+    import_weights(tmp_path / "model.pt")
+    assert set(torch.serialization.get_safe_globals()) == before
+    with pytest.raises(Exception, match="Unsupported global"):
+        torch.load(tmp_path / "model.pt", weights_only=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

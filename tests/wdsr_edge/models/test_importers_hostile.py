@@ -10,10 +10,12 @@ import time
 import warnings
 import zipfile
 from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -136,6 +138,77 @@ def test_a_pickle_is_never_executed(tmp_path: Path, path: Path, forced: bool, mo
         torch.save({**plain(), "extra": Payload(marker)}, path, _use_new_zipfile_serialization=zipped)
         refused(path, r"it holds objects \(posix\.system\).*save model\.state_dict\(\) alone")
     assert not marker.exists()
+
+
+class Call:
+    """Unpickles to ``function(*arguments)``, with ``state`` set."""
+
+    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
+        self.made = (function, arguments, *(() if state is None else (state,)))
+
+    def __reduce__(self) -> Any:
+        return self.made
+
+
+def empty_array() -> Any:
+    return np.zeros(0).__reduce__()[0]
+
+
+HOSTILE: dict[str, Callable[[Path], Any]] = {
+    "in an array of objects": lambda marker: np.array([Payload(marker)], dtype=object),
+    "as a scalar of objects": lambda marker: Call(np.float64(1).__reduce__()[0], np.dtype("O"), Payload(marker)),
+    "made by defaultdict": lambda marker: defaultdict(os.getcwd, {"a": Payload(marker)}),
+    "numpy reads a file": lambda marker: Call(np.fromfile, str(marker)),
+    "numpy loads a pickle": lambda marker: Call(np.load, str(marker), None, True),
+    "numpy calls back": lambda marker: Call(np.apply_along_axis, os.system, 0, np.zeros(1)),
+}
+FORGED: dict[str, Callable[[], Any]] = {
+    "larger than its data": lambda: Call(
+        empty_array(), np.ndarray, (0,), b"b", state=(1, (1 << 40,), np.dtype("f8"), False, b"12345678")
+    ),
+    "of negative size": lambda: Call(
+        empty_array(), np.ndarray, (0,), b"b", state=(1, (-1, -1), np.dtype("f8"), False, b"12345678")
+    ),
+    "a number of another size": lambda: Call(np.float64(1).__reduce__()[0], np.dtype("f8"), b"1"),
+    "half a state": lambda: Call(empty_array(), np.ndarray, (0,), b"b", state=(1, (1,))),
+    "a dtype of nothing": lambda: Call(np.ndarray, "x", np.dtype("f8")),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_numbers_of_numpy_open_no_door(tmp_path: Path, path: Path, name: str) -> None:
+    marker = tmp_path / "executed"
+    torch.save({**plain(), "extra": HOSTILE[name](marker)}, path)
+    refused(path, "it holds objects")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_arrays(path: Path, name: str) -> None:
+    """Refused, or passed over as what they do not matter for; never believed."""
+    torch.save({**plain(), "extra": FORGED[name]()}, path)
+    if name == "a dtype of nothing":
+        assert import_weights(path).config.name == "wdsr-b-2x8-x2"
+    else:
+        refused(path, "damaged")
+
+
+def test_an_array_that_claims_to_hold_objects_is_passed_over(path: Path) -> None:
+    """Its bytes would be taken for addresses."""
+    state = (1, (2,), np.dtype("O"), False, b"0123456789abcdef")
+    torch.save({**plain(), "extra": Call(empty_array(), np.ndarray, (0,), b"b", state=state)}, path)
+    assert import_weights(path).config.name == "wdsr-b-2x8-x2"
+
+
+def test_mappings_that_hold_each_other(path: Path) -> None:
+    """A walk through all ways would not end."""
+    one: dict[str, Any] = {}
+    for i in range(50):
+        one[f"ema{i}"] = one
+    start = time.perf_counter()
+    torch.save({**plain(), "ema": one}, path)
+    assert import_weights(path).config.name == "wdsr-b-2x8-x2"
+    assert time.perf_counter() - start < 20
 
 
 @pytest.mark.parametrize("zipped", [True, False])

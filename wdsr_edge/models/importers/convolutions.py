@@ -14,6 +14,9 @@ from ..._errors import CheckpointError
 LARGEST = 1 << 30
 """Bytes that a file, or its weights as float32, may have."""
 
+LONGEST_NAME = 1000
+"""Letters in the name of a tensor."""
+
 Role = Literal["kernel", "v", "g", "bias", "other"]
 
 
@@ -72,6 +75,8 @@ def assemble(parts: Iterable[Part]) -> tuple[list[Convolution], list[str]]:
     layers: dict[str, dict[str, Part]] = {}
     left_out, size = [], 0
     for part in parts:
+        if len(part.name) > LONGEST_NAME:
+            raise CheckpointError(f"it has a tensor name of {len(part.name)} letters ({printable(part.name)})")
         tensor, roles = part.tensor, layers.setdefault(part.layer, {})
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.device.type != "cpu":
             raise CheckpointError(f"{printable(part.name)} is sparse, nested, quantised or without data: save it dense")

@@ -20,7 +20,8 @@ from ..wdsr import WDSR
 from .conventions import KERAS, Convention, Origin, origin_of
 from .convolutions import LARGEST, Convolution, printable
 from .keras import read_keras
-from .matching import Match, match
+from .matching import Match
+from .order import match_in_order
 from .state_dict import read_safetensors, read_torch
 
 
@@ -97,7 +98,8 @@ def _read(path: Path) -> tuple[Origin, Match, list[str]]:
             file.seek(0)
             if start.startswith(b"\x89HDF\r\n\x1a\n"):
                 convs, left_out = read_keras(path)
-                found = match(convs)
+                layers = [conv.layer.rstrip("/") for conv in convs]
+                found = match_in_order(convs, ordered=layers != sorted(layers))
                 return KERAS, found, _notes(found, left_out)
             if start.endswith(b"{") and int.from_bytes(start[:8], "little") <= size - 8:
                 state = read_safetensors(path)
@@ -109,8 +111,7 @@ def _read(path: Path) -> tuple[Origin, Match, list[str]]:
         raise CheckpointError("no such file") from error
     except OSError as error:
         raise CheckpointError(f"cannot be read ({error.strerror or error})") from error
-    notes = [f"took the weights under {printable(state.place)}"] if state.place else []
-    return origin_of(state.match), state.match, notes + _notes(state.match, state.left_out)
+    return origin_of(state.match), state.match, state.notes + _notes(state.match, state.left_out)
 
 
 def _notes(found: Match, left_out: Sequence[str]) -> list[str]:

@@ -26,7 +26,10 @@ class Refused(Exception):
 
 
 def weights(root: Any) -> Iterator[tuple[str, str, Any]]:
-    """(layer, name in it, dataset) of every weight in layer order, for each of the layouts that Keras writes."""
+    """(layer, name in it, dataset) of every weight, for each of the layouts that Keras writes.
+
+    In layer order where the file has one, else in that of the names as text.
+    """
     model = _child(root, "model_weights") if _holds(root, "model_weights") else root
     if any(name in model.attrs for name in ("layer_names", "layer_names0")):
         for layer in _names(model, "layer_names"):
@@ -37,7 +40,7 @@ def weights(root: Any) -> Iterator[tuple[str, str, Any]]:
     folder = next((name for name in ("layers", "_layer_checkpoint_dependencies") if _holds(root, name)), None)
     if folder is None:
         raise Refused("no Keras weights: it has no layer_names and no group of layers")
-    for layer in sorted(_members(_child(root, folder)), key=_by_number):
+    for layer in sorted(_members(_child(root, folder))):  # groups have no order; what reads this knows the numbers
         group = _child(_child(root, folder), layer)
         if _holds(group, "vars"):
             variables = _child(group, "vars")
@@ -88,10 +91,9 @@ def _cut(name: str) -> str:
     return name if len(name) <= 100 else f"{name[:60]}...{name[-30:]}"
 
 
-def _by_number(name: str) -> tuple[str, int]:
-    """Keras 3 counts layers of a kind: conv2d, conv2d_1, ..., conv2d_10."""
-    match = re.fullmatch(r"(.*?)_?([0-9]{1,9})", name, re.DOTALL)
-    return (match[1], int(match[2])) if match else (name, 0)
+def _by_number(name: str) -> tuple[int, str]:
+    """Keras 3 numbers the variables of a layer."""
+    return (int(name), name) if re.fullmatch("[0-9]{1,9}", name) else (-1, name)
 
 
 def read(dataset: Any, name: str, left: int) -> NDArray[np.float32] | None:

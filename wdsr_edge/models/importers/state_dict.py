@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,8 +15,11 @@ from torch import Tensor
 
 from ..._errors import CheckpointError
 from ..checkpoint import CONFIG_KEY
+from .arrays import numbers_allowed
+from .candidates import StateDict, candidates, passed_over, unnamed_averages
 from .convolutions import LARGEST, Convolution, Part, Role, assemble, printable
-from .matching import Match, match
+from .matching import Match
+from .order import match_in_order
 
 _ROLES: Mapping[str, Role] = {
     "weight": "kernel",
@@ -27,18 +29,16 @@ _ROLES: Mapping[str, Role] = {
     "parametrizations.weight.original0": "g",
     "parametrizations.weight.original1": "v",
 }
-_DEEPEST = 8
-_LONGEST_NAME = 1000
 
 
 class Found(NamedTuple):
     """A network in a file of state dicts."""
 
     match: Match
-    place: str
-    """Key of its state dict in the file; empty if the file is nothing else."""
     left_out: list[str]
     """Tensors that are no weights."""
+    notes: list[str]
+    """Where it was found, one line each; none if the file holds nothing else."""
 
 
 def read_torch(file: BinaryIO) -> Found:
@@ -52,10 +52,11 @@ def read_torch(file: BinaryIO) -> Found:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
+            with numbers_allowed():
+                loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged pickle provokes
         raise CheckpointError(_why_not_loaded(str(error))) from error
-    return _find(_state_dicts(loaded))
+    return _find(loaded)
 
 
 def read_safetensors(path: Path) -> Found:
@@ -67,11 +68,10 @@ def read_safetensors(path: Path) -> Found:
         with safe_open(path, "pt") as file:
             if CONFIG_KEY in (file.metadata() or {}):
                 raise CheckpointError("a wdsr-edge checkpoint already: there is nothing to import, use it as it is")
-            names = sorted(file.keys(), key=_by_numbers)
-            tensors = {name: file.get_tensor(name) for name in names}
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except (SafetensorError, OSError, ValueError, AttributeError, RuntimeError, TypeError, KeyError) as error:
         raise CheckpointError(f"damaged, or no safetensors file ({_first_line(str(error))})") from error
-    return _find([("", tensors)])
+    return _find(tensors)
 
 
 def _check_zip(file: BinaryIO) -> None:
@@ -98,86 +98,44 @@ def _first_line(text: str) -> str:
     return printable(text.strip().partition("\n")[0])
 
 
-StateDict = tuple[str, dict[str, Tensor]]
-
-
-def _state_dicts(loaded: object) -> list[StateDict]:
-    """Every mapping of names to tensors in ``loaded``, outermost first, averaged weights before all others."""
-    found: list[StateDict] = []
-    seen: set[int] = set()
-    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), loaded)])
-    while waiting:
-        place, mapping = waiting.popleft()
-        if not isinstance(mapping, dict) or id(mapping) in seen:
-            continue
-        seen.add(id(mapping))
-        items = {key: value for key, value in mapping.items() if isinstance(key, str)}
-        tensors = {key: value for key, value in items.items() if isinstance(value, Tensor)}
-        if tensors:
-            found.append((".".join(place), tensors))
-        if len(place) < _DEEPEST:
-            waiting.extend(((*place, key[:100]), value) for key, value in items.items() if isinstance(value, dict))
-    found = [part for whole in found for part in (whole, *_by_prefix(*whole))]
-    return sorted(found, key=lambda one: not re.search(r"(^|[._-])ema($|[._-])", one[0]))
-
-
-def _by_prefix(place: str, tensors: dict[str, Tensor]) -> Iterator[StateDict]:
-    """The networks of a state dict that holds several side by side, such as ``generator.`` and ``loss.``."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        parts.setdefault(name.partition(".")[0], {})[name] = tensor
-    if len(parts) > 1:
-        yield from ((f"{place}.{prefix[:100]}".lstrip("."), part) for prefix, part in parts.items())
-
-
-def _find(state_dicts: Iterable[StateDict]) -> Found:
+def _find(loaded: object) -> Found:
+    among = candidates(loaded)
     errors: list[tuple[int, CheckpointError]] = []
-    for place, tensors in state_dicts:
+    for state in among:
         try:
-            return _read(place, tensors)
+            found, left_out = _read(state.tensors)
         except CheckpointError as error:
-            errors.append((sum(tensor.dim() == 4 for tensor in tensors.values()), error))
+            errors.append((len(state.shapes), error))
+        else:
+            return Found(found, left_out, _notes(loaded, state, among))
     if not errors:
         raise CheckpointError("it holds no state dict, that is, no mapping of names to tensors")
     raise max(errors, key=lambda one: one[0])[1]
 
 
-def _read(place: str, tensors: dict[str, Tensor]) -> Found:
+def _notes(loaded: object, taken: StateDict, among: Sequence[StateDict]) -> list[str]:
+    """Which weights were taken, if there was a choice."""
+    others = [printable(place) for place in passed_over(taken, among)]
+    instead = f", not those under {' or '.join(others[:4])}" if others else ""
+    notes = [f"took the weights under {printable(taken.place or 'the top')}{instead}"] if taken.place or others else []
+    unnamed = unnamed_averages(loaded) if taken.rank else ""
+    return [*notes, f"averaged weights under {unnamed} have no names, and were not taken"] if unnamed else notes
+
+
+def _read(tensors: dict[str, Tensor]) -> tuple[Match, list[str]]:
     parts = []
-    for name in _module_order(tensors):
+    for name in tensors:
         suffix = next((suffix for suffix in _ROLES if f".{name}".endswith(f".{suffix}")), "")
         layer = name[: len(name) - len(suffix)].rstrip(".")
         parts.append(Part(layer, _ROLES[suffix] if suffix else "other", name, tensors[name]))
     convs, left_out = assemble(parts)
     shifts = [conv for conv in convs if _is_mean_shift(conv)]
     left_out += [conv.name for conv in shifts]
-    return Found(match([conv for conv in convs if conv not in shifts]), place, left_out)
+    names = list(tensors)
+    found = match_in_order([conv for conv in convs if conv not in shifts], ordered=names != sorted(names))
+    return found, left_out
 
 
 def _is_mean_shift(conv: Convolution) -> bool:
     """EDSR-PyTorch keeps its normalisation, which is none of the network's, as 1x1 convolutions of each colour."""
     return conv.shape == (3, 3, 1) and torch.equal(conv.plain.view(3, 3), conv.plain.view(3, 3).diagonal().diag())
-
-
-def _module_order(names: Iterable[str]) -> list[str]:
-    """Names in the order of the file, but what only a number tells apart by that: files may be sorted as text."""
-    ranks: dict[str, int] = {}
-
-    def key(name: str) -> list[tuple[int, int]]:
-        if len(name) > _LONGEST_NAME:
-            raise CheckpointError(f"it has a tensor name of {len(name)} letters ({printable(name)})")
-        places, end = [], 0
-        for part in name.split("."):
-            end += len(part) + 1
-            rank = ranks.setdefault(name[:end], len(ranks))
-            places.append((0, int(part)) if part.isdecimal() else (1, rank))
-        return places
-
-    return [name for _, name in sorted([(key(name), name) for name in names], key=lambda pair: pair[0])]
-
-
-def _by_numbers(name: str) -> list[tuple[int, str]]:
-    """Sorts ``block2`` before ``block10``."""
-    if len(name) > _LONGEST_NAME:
-        raise CheckpointError(f"it has a tensor name of {len(name)} letters ({printable(name)})")
-    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", name)]
