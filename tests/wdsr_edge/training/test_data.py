@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,14 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from wdsr_edge import InputError, evaluation
+from wdsr_edge import InputError, evaluation, training
 from wdsr_edge.evaluation import Pair, bicubic, load_pairs
 from wdsr_edge.images import Rgb, read_rgb
 from wdsr_edge.samples import PHOTOS, golden_frame
 from wdsr_edge.training import ImageCache, TrainConfig, World, open_pairs
+from wdsr_edge.training.cache import CacheError
 from wdsr_edge.training.data import batches, random_patches
 
 CPU = torch.device("cpu")
+FOLDER = Path(training.__file__).parent
 
 
 @pytest.fixture
@@ -117,15 +121,17 @@ def test_images_of_one_name_in_two_folders_are_two_images(photos: Path, cache: I
     assert same(list(pairs[3:]), other)
 
 
-@pytest.mark.parametrize("damage", ["empty", "truncated", "longer", "garbage", "zeros", "archive", "folder"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "truncated", "longer", "garbage", "zeros", "archive", "gone", "turned", "older"]
+)
 def test_a_damaged_entry_is_made_again(photos: Path, cache: ImageCache, damage: str) -> None:
     open_pairs([photos], 2, cache)
-    entries = [path for path in cache.folder.iterdir() if path.is_file()]
+    entries = list(cache.folder.glob("*.rgb"))
     assert len(entries) == 4
     for path in entries:
         data = path.read_bytes()
         path.unlink()
-        if damage == "folder":
+        if damage == "gone":
             continue
         path.write_bytes(
             {
@@ -134,34 +140,98 @@ def test_a_damaged_entry_is_made_again(photos: Path, cache: ImageCache, damage: 
                 "longer": data + b"\0",
                 "garbage": b"garbage" * 99,
                 "zeros": bytes(len(data)),
+                "turned": data[:4] + data[8:12] + data[4:8] + data[12:],  # height for width
+                "older": b"RGB8" + data[4:12] + data[28:],
                 "archive": b"PK\x03\x04" + data[4:12] + bytes(len(data) - 12),
             }[damage]
         )
     assert same(list(open_pairs([photos], 2, cache)), photos)
 
 
-@given(position=st.integers(0, 127), value=st.integers(0, 255), cut=st.none() | st.integers(0, 200))
-def test_no_byte_in_its_head_makes_an_entry_fail(
+@given(position=st.integers(0, 216), value=st.integers(0, 255), cut=st.none() | st.integers(0, 200))
+def test_no_byte_of_an_entry_is_believed(
     position: int, value: int, cut: int | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whatever an entry begins with, the image keeps its size, and no error comes of it."""
+    """Whatever is in an entry, the image stays as it is, and no error comes of it."""
     folder = tmp_path_factory.mktemp("cache")
     image = golden_frame()[:9, :7]
     Image.fromarray(image).save(folder / "image.png")
     cache = ImageCache(folder / "cache")
     cache.keep(folder / "image.png", "image", lambda: image)
-    (entry,) = cache.folder.iterdir()
+    (entry,) = cache.folder.glob("*.rgb")
     data = bytearray(entry.read_bytes())
     data[position] = value
     entry.write_bytes(data[:cut])
-    assert cache.keep(folder / "image.png", "image", lambda: image).open().shape == image.shape
+    assert np.array_equal(cache.keep(folder / "image.png", "image", lambda: image).open(), image)
+
+
+def test_only_the_damaged_image_is_decoded_again(photos: Path, cache: ImageCache, decoded: list[str]) -> None:
+    """One byte of a pixel, which nothing but a checksum shows."""
+    open_pairs([photos], 2, cache)
+    decoded.clear()
+    entries = sorted(cache.folder.glob("*.rgb"), key=lambda path: path.stat().st_size)
+    data = bytearray(entries[-1].read_bytes())
+    data[len(data) // 2] ^= 1
+    entries[-1].write_bytes(data)
+    pairs = open_pairs([photos], 2, cache)
+    assert len(decoded) == 1
+    decoded.clear()
+    assert same(list(pairs), photos)
+    open_pairs([photos], 2, cache)
+    assert decoded == ["golden.png", "odd.png"]  # of the comparison
+
+
+def test_entries_that_changed_places_are_seen(photos: Path, cache: ImageCache, tmp_path: Path) -> None:
+    """Both are whole, of one size, and each is in the place of the other."""
+    Image.fromarray(golden_frame()[::-1]).save(photos / "turned.png")
+    open_pairs([photos], 2, cache)
+    entries = sorted(cache.folder.glob("*.rgb"), key=lambda path: path.stat().st_size)[-2:]
+    first, second = (path.read_bytes() for path in entries)
+    assert len(first) == len(second)
+    entries[0].write_bytes(second)
+    entries[1].write_bytes(first)
+    assert same(list(open_pairs([photos], 2, cache)), photos)
+
+
+def test_an_entry_that_shrinks_in_use_is_an_error_and_no_crash(photos: Path, cache: ImageCache) -> None:
+    """Pages of a mapping that the file does not have end a process with SIGBUS."""
+    pairs = open_pairs([photos], 2, cache)
+    for entry in cache.folder.glob("*.rgb"):
+        os.truncate(entry, 100)
+    with pytest.raises(CacheError, match="changed while it was in use: run this again"):
+        pairs[0]
+    assert same(list(open_pairs([photos], 2, cache)), photos)
+
+
+def test_processes_make_an_image_once(tmp_path: Path) -> None:
+    """Three at once, in an empty cache."""
+    program = """
+import sys, time, types
+from pathlib import Path
+import numpy as np
+package = types.ModuleType("wdsr_edge.training")  # without PyTorch, which takes seconds
+package.__path__ = [sys.argv[3]]
+sys.modules["wdsr_edge.training"] = package
+from wdsr_edge.training.cache import ImageCache
+def make():
+    with open(sys.argv[2], "a") as file:
+        file.write("x")
+    time.sleep(0.2)
+    return np.full((5, 4, 3), 7, np.uint8)
+print(ImageCache(sys.argv[1]).keep(Path(__file__), "image", make).open().sum())
+"""
+    (tmp_path / "keep.py").write_text(program)
+    command = [sys.executable, str(tmp_path / "keep.py"), *map(str, (tmp_path / "cache", tmp_path / "made", FOLDER))]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [child.communicate()[0] for child in children] == [f"{5 * 4 * 3 * 7}\n"] * 3
+    assert (tmp_path / "made").read_text() == "x"
 
 
 def test_processes_may_fill_one_cache_together(photos: Path, cache: ImageCache) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: list(open_pairs([photos], 2, ImageCache(cache.folder))), range(8)))
     assert all(same(pairs, photos) for pairs in found)
-    assert len(list(cache.folder.iterdir())) == 4
+    assert len(list(cache.folder.glob("*.rgb"))) == 4
 
 
 def test_a_cache_that_a_killed_run_left_is_gone_on_with(photos: Path, cache: ImageCache, decoded: list[str]) -> None:
@@ -187,7 +257,7 @@ def test_a_full_disk_is_said_with_a_way_out(photos: Path, cache: ImageCache) -> 
     """And is not taken for a bad image that can be skipped."""
     with limit(resource.RLIMIT_FSIZE, 10_000), pytest.raises(InputError, match=r"cannot write .*--cache"):
         open_pairs([photos], 2, cache)
-    assert list(cache.folder.iterdir()) == []
+    assert [entry.name for entry in cache.folder.iterdir()] == ["locks"]
 
 
 def test_a_cache_that_cannot_be_is_refused(photos: Path) -> None:
