@@ -70,6 +70,9 @@ def run(
 ) -> None:
     """Train a network on a folder of images; a run that was stopped goes on from its last saved state.
 
+    A finished run goes on with more --steps. Its learning rate is then that of the longer run: the step schedule goes
+    on as if it had never ended, cosine rises to where the longer curve is and falls again.
+
     The defaults are the paper's recipe. With torchrun --no-python -- wdsr-edge train ... it runs on several GPUs. With
     --quantize, a trained network learns to be INT8, and deploy makes the INT8 graphs of its checkpoint as they are.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import logging
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class Progress:
     seconds: float = 0.0
     """Wall time so far, over all resumed parts."""
 
+
+_LOG = logging.getLogger("wdsr_edge")
 
 _FREE = ("save_every", "validate_every", "workers", "compile")
 """Options that a run may change when it goes on: they change no weight."""
@@ -104,7 +107,10 @@ def save_state(path: Path, identity: Identity, parts: Mapping[str, Stateful], pr
 
 
 def restore_state(path: Path, identity: Identity, parts: Mapping[str, Stateful]) -> Progress:
-    """Load the state in ``path`` into ``parts``. InputError if it is of another run, CheckpointError if damaged."""
+    """Load the state in ``path`` into ``parts``. InputError if it is of another run, CheckpointError if damaged.
+
+    A finished run is the same with more ``steps``: it goes on. The learning rate is then that of the longer run.
+    """
     try:
         with open_regular(path) as file:
             with zipfile.ZipFile(file) as packed:
@@ -113,6 +119,10 @@ def restore_state(path: Path, identity: Identity, parts: Mapping[str, Stateful])
             file.seek(0)
             state = torch.load(file, weights_only=True, map_location="cpu")
         stored = state["identity"]
+        ended = stored.get("steps")
+        if state["progress"]["step"] == ended and "steps" in identity and identity["steps"] > ended:
+            _LOG.info("%s is of a finished run: it goes on from step %d to %d", path, ended, identity["steps"])
+            stored = {**stored, "steps": identity["steps"]}
         for name in sorted(stored.keys() | identity.keys()):
             if stored.get(name) != identity.get(name):
                 what = f"not {name} {identity.get(name)}, but {stored.get(name)}"

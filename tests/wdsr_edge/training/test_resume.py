@@ -231,8 +231,44 @@ def test_what_changes_no_weight_may_change_on_the_way(
     assert (tmp_path / "last.safetensors").read_bytes() == (straight / "last.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("stop", [None, 7, 8])
+def test_a_finished_run_goes_on_as_if_it_had_been_longer(
+    tmp_path: Path, pairs: list[Pair], validation: list[Pair], straight: Path, stop: int | None
+) -> None:
+    """To the bit, whatever stops it on the way; it had validated at its end, as the longer run does there."""
+    longer = replace(RECIPE, steps=9)
+    train(CONFIG, longer, pairs, validation, tmp_path / "straight")
+    shutil.copytree(straight, tmp_path / "run")
+    if stop is not None:
+        with pytest.raises(Killed):
+            train(CONFIG, longer, pairs, validation, tmp_path / "run", on_step=killer(stop))
+    steps: list[int] = []
+    train(CONFIG, longer, pairs, validation, tmp_path / "run", on_step=steps.append)
+    assert steps == [7, 8, 9]
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
+    with pytest.raises(InputError, match="not steps 6, but 9"):
+        train(CONFIG, RECIPE, pairs, validation, tmp_path / "run")
+
+
+def test_a_longer_cosine_takes_up_the_longer_curve(tmp_path: Path, pairs: list[Pair], validation: list[Pair]) -> None:
+    short, longer = (replace(RECIPE, schedule="cosine", steps=steps) for steps in (6, 12))
+    train(CONFIG, short, pairs, validation, tmp_path)
+    rates: list[float] = []
+    train(CONFIG, longer, pairs, validation, tmp_path, on_report=lambda at: rates.append(at.learning_rate))
+    peak = longer.peak_rate(CONFIG)
+    assert rates[0] == peak * short.rate(5)
+    assert rates[1:] == [peak * longer.rate(step) for step in (7, 8, 9, 11)]
+
+
+def test_a_run_that_is_not_finished_keeps_its_length(tmp_path: Path, pairs: list[Pair], validation: list[Pair]) -> None:
+    with pytest.raises(Killed):
+        train(CONFIG, RECIPE, pairs, validation, tmp_path, on_step=killer(5))
+    with pytest.raises(InputError, match="not steps 9, but 6"):
+        train(CONFIG, replace(RECIPE, steps=9), pairs, validation, tmp_path)
+
+
 OTHERS: dict[str, Any] = {
-    "steps": 7,
+    "steps": 5,
     "batch": 4,
     "patch": 9,
     "learning_rate": 1e-3,
