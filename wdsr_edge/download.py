@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable
@@ -16,14 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ._errors import InputError
-from ._files import check_folder, replacing
+from ._files import check_folder, open_regular, replacing
 
 DIV2K_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"
 ATTEMPTS = 5
 """Connections in a row that may break without one new byte."""
 
 _CHUNK = 1 << 20
+_CONNECT_TIMEOUT = 5.0
+"""Seconds for each address of a server."""
 _TIMEOUT = 30.0
+"""Seconds without one new byte."""
 _MEMBER = re.compile(r"\w[\w.-]*")
 """No name with a drive or a backslash, which Windows would follow."""
 
@@ -102,14 +106,17 @@ def download(
 
     The zip is fetched beside it (a broken one goes on where it stopped, in the next call as well), its size and
     SHA-256 are compared, and it is unpacked and, without ``keep``, removed. The folder appears only when complete.
-    Raises InputError if the server does not answer or has another file, if the disk is too small, or if a member's
-    name leads out of the folder.
+    Raises InputError at once if there is no way to the server; and if it does not answer or has another file, if the
+    disk is too small, or if a member's name leads out of the folder.
     """
     folder = root / archive.folder
     if folder.is_dir():
         return False
     check_folder(root)
     path = root / archive.name
+    for file in (path, _part(path)):
+        if file.exists() and not file.is_file():
+            raise InputError(f"{file} is not a regular file: remove it")
     if not path.exists():
         have = _size(_part(path))
         free = shutil.disk_usage(root).free
@@ -134,17 +141,24 @@ def _size(path: Path) -> int:
 
 def _fetch(url: str, part: Path, archive: Archive, on_bytes: OnBytes) -> None:
     """Bring ``part`` to its full size, then give it its name; several connections may break on the way."""
-    failed = 0
+    opener = _opener(url)
+    failed, reached = 0, False
     while (have := _size(part)) < archive.size:
         try:
-            _fetch_some(url, part, have, archive, on_bytes)
-            reason = "the connection broke"
+            _fetch_some(opener, url, part, have, archive, on_bytes)
+            reason, reached = "the connection broke", True
         except urllib.error.HTTPError as error:
             if error.code < 500 and error.code not in (408, 429):
                 raise InputError(f"{url}: the server answers {error.code} {error.reason}") from error
-            reason = f"the server answers {error.code} {error.reason}"
-        except (OSError, http.client.HTTPException) as error:
-            reason = str(getattr(error, "reason", None) or error)
+            reason, reached = f"the server answers {error.code} {error.reason}", True
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if isinstance(error, (ValueError, http.client.InvalidURL)) and not isinstance(error, OSError):
+                raise _not_an_address(url, error) from error
+            cause = getattr(error, "reason", None) or error
+            reason = str(getattr(cause, "strerror", None) or cause)
+            if isinstance(cause, _NoConnectionError) and not (reached or _size(part) > have):
+                raise InputError(f"{url}: cannot connect ({reason}): check the network and --url") from error
+            reached = reached or not isinstance(cause, _NoConnectionError)
         failed = 0 if _size(part) > have else failed + 1
         if failed == ATTEMPTS:
             raise InputError(f"{url}: {reason}; {_size(part)} bytes are kept in {part}: run this again to go on")
@@ -156,10 +170,59 @@ def _fetch(url: str, part: Path, archive: Archive, on_bytes: OnBytes) -> None:
     os.replace(part, part.with_name(archive.name))
 
 
-def _fetch_some(url: str, part: Path, have: int, archive: Archive, on_bytes: OnBytes) -> None:
+class _NoConnectionError(OSError):
+    """There is no way to the server: no such name, refused, silent, or a proxy or certificate that is not right."""
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """What opens ``url``, with a short time to connect and a longer one to answer; InputError if it is no address."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+            raise ValueError("it begins with http:// or https:// and the name of a server")
+    except ValueError as error:
+        raise _not_an_address(url, error) from error
+
+    class Http(urllib.request.HTTPHandler):
+        def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(_Http, request)
+
+    class Https(urllib.request.HTTPSHandler):
+        def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(_Https, request)
+
+    return urllib.request.build_opener(Http, Https)
+
+
+def _not_an_address(url: str, why: Exception) -> InputError:
+    return InputError(f"{url[:200]!r} is not an address to fetch from ({why})")
+
+
+class _Http(http.client.HTTPConnection):
+    def connect(self) -> None:
+        _connect(self, super().connect)
+
+
+class _Https(http.client.HTTPSConnection):
+    def connect(self) -> None:
+        _connect(self, super().connect)
+
+
+def _connect(connection: http.client.HTTPConnection, connect: Callable[[], None]) -> None:
+    answer, connection.timeout = connection.timeout, _CONNECT_TIMEOUT
+    try:
+        connect()
+    except (OSError, http.client.HTTPException) as error:
+        raise _NoConnectionError(str(getattr(error, "strerror", None) or error)) from error
+    connection.sock.settimeout(answer)
+
+
+def _fetch_some(
+    opener: urllib.request.OpenerDirector, url: str, part: Path, have: int, archive: Archive, on_bytes: OnBytes
+) -> None:
     """Append what one connection gives to ``part``; begin anew if the server cannot send a part of a file."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+    with opener.open(request, timeout=_TIMEOUT) as answer:
         if have and not (answer.status == 206 and answer.headers["Content-Range"].startswith(f"bytes {have}-")):
             have = 0
         with open(part, "ab" if have else "wb") as file:
@@ -171,7 +234,7 @@ def _fetch_some(url: str, part: Path, have: int, archive: Archive, on_bytes: OnB
 
 def _check(path: Path, archive: Archive, on_bytes: OnBytes) -> None:
     found, done = hashlib.sha256(), 0
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(_CHUNK):
             found.update(chunk)
             done += len(chunk)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import http.server
 import io
+import os
 import re
+import socket
 import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -144,9 +147,84 @@ def test_a_file_that_is_not_there_is_said_at_once(tmp_path: Path, server: Server
     assert len(server.asked) == 1
 
 
-def test_no_server(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="run this again to go on"):
-        download.download(ARCHIVE, tmp_path, url="http://127.0.0.1:9/")
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:9/", "Connection refused"),
+        ("https://127.0.0.1:9/", "Connection refused"),
+        ("http://no-such-host.invalid/", "[Nn]ame"),
+    ],
+)
+def test_no_way_to_a_server_is_said_at_once(tmp_path: Path, url: str, reason: str) -> None:
+    """One attempt, with what a call fetched before kept."""
+    (tmp_path / "DIV2K_valid_HR.zip.part").write_bytes(DATA[:1000])
+    with pytest.raises(InputError, match=rf"{url}DIV2K_valid_HR.zip: cannot connect \(.*{reason}.*\): check") as raised:
+        download.download(ARCHIVE, tmp_path, url=url)
+    assert "\n" not in str(raised.value)
+    assert (tmp_path / "DIV2K_valid_HR.zip.part").read_bytes() == DATA[:1000]
+
+
+def test_a_server_that_is_silent_is_waited_for_a_short_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def connect(address: tuple[str, int], timeout: float, *more: object, **options: object) -> socket.socket:
+        asked.append((address[0], timeout))
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with pytest.raises(InputError, match=r"cannot connect \(timed out\)"):
+        download.download(ARCHIVE, tmp_path, url="http://192.0.2.1/")
+    assert asked == [("192.0.2.1", download._CONNECT_TIMEOUT)]
+    assert download._CONNECT_TIMEOUT <= 5
+
+
+@pytest.mark.parametrize("kind", ["refused", "no tunnel"])
+def test_a_proxy_that_does_not_work(tmp_path: Path, server: Server, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Server does not know CONNECT, and answers 501."""
+    monkeypatch.setenv("https_proxy", server.url if kind == "no tunnel" else "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(InputError, match=r"cannot connect \((Tunnel connection failed: 501|Connection refused)"):
+        download.download(ARCHIVE, tmp_path, url="https://example.invalid/")
+
+
+def test_a_certificate_that_is_not_right(tmp_path: Path, server: Server) -> None:
+    """Nor is there one."""
+    with pytest.raises(InputError, match=r"cannot connect \(.*SSL"):
+        download.download(ARCHIVE, tmp_path, url=server.url.replace("http:", "https:"))
+
+
+def test_a_server_that_goes_away_is_tried_again(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was there before, so it may come back."""
+    server.breaks_at = [1000]
+    real, refusals = socket.create_connection, [False, True, True, False]
+
+    def connect(*arguments: Any, **options: Any) -> socket.socket:
+        if refusals.pop(0):
+            raise ConnectionRefusedError(111, "Connection refused")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    assert download.download(ARCHIVE, tmp_path, url=server.url)
+    assert_complete(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "x", "ftp://127.0.0.1/", "file:///etc/", "http:/", "http://a:0/", "http://[::1/", "http://a:b/", "http:///x/"],
+)
+def test_what_is_not_an_address(tmp_path: Path, url: str) -> None:
+    with pytest.raises(InputError, match="is not an address to fetch from"):
+        download.download(ARCHIVE, tmp_path, url=url)
+
+
+@pytest.mark.parametrize("name", ["DIV2K_valid_HR.zip", "DIV2K_valid_HR.zip.part"])
+def test_a_pipe_in_place_of_the_archive(tmp_path: Path, server: Server, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name} is not a regular file"):
+        download.download(ARCHIVE, tmp_path, url=server.url)
 
 
 @pytest.mark.parametrize("change", ["other bytes", "longer"])
