@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._errors import InputError
+from ._errors import InputError, WdsrError
 from .datasets import PairFiles, Split, list_pairs
 from .images import Rgb, read_rgb
 from .metrics import psnr, ssim
@@ -69,14 +69,24 @@ def least_for_ssim(scale: int) -> int:
 
 
 def read_pairs(
-    files: Iterable[PairFiles], scale: int, *, on_left_out: Callable[[Path, str], None] = lambda path, reason: None
+    files: Iterable[PairFiles],
+    scale: int,
+    *,
+    on_left_out: Callable[[Path, str], None] = lambda path, reason: None,
+    on_unreadable: Callable[[Path, str], None] | None = None,
 ) -> Iterator[Pair]:
-    """``load_pairs`` of these files one at a time."""
-    for pair in files:
+    """``load_pairs`` of these files one at a time; what cannot be read is told to ``on_unreadable`` if there is one."""
+    for file in files:
         try:
-            yield read_pair(pair, scale, least=least_for_ssim(scale))
+            pair = read_pair(file, scale, least=least_for_ssim(scale))
         except TooSmallError as error:
-            on_left_out(pair.hr, str(error))
+            on_left_out(file.hr, str(error))
+        except WdsrError as error:
+            if on_unreadable is None:
+                raise
+            on_unreadable(file.hr, str(error))
+        else:
+            yield pair
 
 
 class TooSmallError(InputError):

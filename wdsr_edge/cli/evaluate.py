@@ -36,6 +36,8 @@ class Report(NamedTuple):
 
     images: list[Score]
     bicubic: list[Score]
+    unreadable: list[str]
+    """What is wrong with each image that could not be read."""
 
 
 def run(
@@ -59,7 +61,8 @@ def run(
     """PSNR and SSIM against ground truth as papers report them, bicubic beside it.
 
     The LR images are those that lie in the set's folder (DIV2K, EDSR's or SelfExSR's layout), else MATLAB's bicubic. A
-    checkpoint of train --quantize is scored in floating point; its bundle has INT8 as well (--precision int8).
+    checkpoint of train --quantize is scored in floating point; its bundle has INT8 as well (--precision int8). An image
+    that cannot be read is named and passed over; the exit code is then 1.
     """
     from ..datasets import find_dataset
     from ..evaluation import mean_score, self_ensemble
@@ -79,6 +82,7 @@ def run(
                     "images": [asdict(entry) for entry in found.images],
                     "mean": asdict(mean_score(found.images)),
                     "bicubic": asdict(mean_score(found.bicubic)),
+                    "unreadable": found.unreadable,
                 }
                 for name, found in reports.items()
             }
@@ -86,6 +90,10 @@ def run(
     else:
         for name, found in reports.items():
             _print(f"{model} on {name}{', self-ensemble' if ensemble else ''}", found)
+    failed = sum(len(found.unreadable) for found in reports.values())
+    if failed:
+        say(f"{count(failed, 'image')} could not be read, and the means are without")
+        raise typer.Exit(1)
 
 
 @contextmanager
@@ -117,15 +125,23 @@ def _evaluate(name: str, folder: Path, scale: int, upscale: Upscale) -> Report:
     from ..datasets import list_pairs
     from ..evaluation import bicubic, read_pairs, score
 
-    report = Report([], [])
+    report = Report([], [], [])
+
+    def skip(path: Path, reason: str) -> None:
+        report.unreadable.append(reason)
+        say(f"{reason}: passed over")
+
     files = list_pairs(folder, scale)
     with progress_bar() as bar:
         tracked = bar.track(files, description=name)
-        for pair in read_pairs(tracked, scale, on_left_out=lambda path, reason: say(f"{reason}: left out")):
+        pairs = read_pairs(
+            tracked, scale, on_left_out=lambda path, reason: say(f"{reason}: left out"), on_unreadable=skip
+        )
+        for pair in pairs:
             report.images.append(score(pair, upscale(pair.lr)))
             report.bicubic.append(score(pair, bicubic(pair.lr, scale)))
     if not report.images:
-        raise InputError(f"no image that is large enough in {folder}")
+        raise InputError(f"no image that can be read and is large enough in {folder}")
     given = {file.lr is not None for file in files}
     origin = {True: "from its files", False: "by exact bicubic"}
     found = " or ".join(origin[known] for known in (True, False) if known in given)
