@@ -14,6 +14,9 @@ The text of each is one line that says what is wrong and what to do. The command
 
 from __future__ import annotations
 
+from . import _interrupt  # noqa: F401  first of all, so that Ctrl-C is in good hands from here on
+
+# isort: split
 import importlib
 from concurrent.futures import CancelledError
 from types import ModuleType

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .. import _interrupt
 from .._errors import WdsrError
 from .._version import __version__
 from ..backends.quiet import hush
@@ -85,7 +86,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; goes anywhere.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -103,8 +104,12 @@ def main() -> None:
         log.removeHandler(earlier)  # main was called before, as tests do
     log.addHandler(_Said())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that nothing half-written stays
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    debug = "--debug" in words[:end]  # wherever it stands
     try:
-        code = app(standalone_mode=False)
+        _interrupt.unwind()
+        code = app([word for i, word in enumerate(words) if word != "--debug" or i > end], standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # who read standard output has gone, which is no error of anybody's
         let_go()
@@ -112,11 +117,15 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
-        if "--debug" in sys.argv:
+        if _interrupt.happened():  # an import that was cut short may raise anything
+            code = 130
+        elif debug:
             raise
-        code = report(error)
+        else:
+            code = report(error)
+    _interrupt.end_at_once()
     if code == 130:
-        say("wdsr-edge: interrupted; nothing half-written was left")
+        say(_interrupt.LINE)
     sys.exit(code)
 
 

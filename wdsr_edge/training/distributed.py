@@ -18,10 +18,10 @@ from .._errors import BackendError, InputError
 
 def open_device(name: str = "auto") -> torch.device:
     """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``; InputError if this machine has none such."""
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    local, size = _number("LOCAL_RANK", 0), _number("WORLD_SIZE", 1)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if name == "cuda" and size > 1:
         name = f"cuda:{local}"
     match = re.fullmatch(r"cpu|cuda(?::([0-9]{1,6}))?", name)
     if match is None:
@@ -29,6 +29,16 @@ def open_device(name: str = "auto") -> torch.device:
     if name != "cpu" and int(match[1] or 0) >= torch.cuda.device_count():
         raise InputError(f"no device {name}: torch sees {torch.cuda.device_count()} GPUs here")
     return torch.device(name)
+
+
+def _number(name: str, least: int) -> int:
+    """What torchrun says in the environment; ``least`` if it does not. InputError for what it would not say."""
+    text = os.environ.get(name, "").strip() or str(least)
+    if re.fullmatch("[0-9]{1,6}", text) is None or int(text) < least:
+        raise InputError(
+            f"{name} in the environment must be a whole number from {least} up, got {text[:30]!r}: unset it"
+        )
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,9 @@ def join_world(device: torch.device) -> Iterator[World]:
     Batch norm sees the whole batch on GPUs, and each process's own share of it on CPUs. Raises BackendError if the
     processes cannot meet, or where one of them stops.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size, rank = _number("WORLD_SIZE", 1), _number("RANK", 0)
+    if rank >= size:
+        raise InputError(f"RANK is {rank}, which is not below WORLD_SIZE, {size}: start processes with torchrun")
     if size == 1:
         yield World()
         return

@@ -129,6 +129,9 @@ class RunFile:
     network: Mapping[str, Any]
 
 
+_SHORT = {"lr": "learning_rate", "batch_size": "batch", "patch_size": "patch", "epochs": "steps", "grad_clip": "clip"}
+"""What other programs call the same."""
+
 PLACES = ("model", "data", "validation", "output", "start", "teacher", "cache", "device")
 
 
@@ -141,10 +144,15 @@ def read_run_file(path: str | os.PathLike[str]) -> RunFile:
     if not isinstance(table, dict):
         raise InputError(f"{path}: network must be a table, [network]")
     for found, known in ((values, recipe | {*PLACES}), (table, network)):
-        for name in found.keys() - known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = ": it belongs in the table [network]" if name in network else f": did you mean {near[0]}?"
-            raise InputError(f"{path}: unknown option {name!r}" + (hint if near or name in network else ""))
+        for name in sorted(found.keys() - known):
+            near = _SHORT.get(name) or "".join(difflib.get_close_matches(name, sorted(known), 1))
+            if name in network:
+                hint = "it belongs in the table [network]"
+            elif near in known:
+                hint = f"did you mean {near}?"
+            else:
+                hint = f"there are {', '.join(sorted(known))}"
+            raise InputError(f"{path}: unknown option {name[:100]!r}: {hint}")
     places = {name: values.pop(name) for name in PLACES if name in values}
     for name, value in places.items():
         many = name == "data"
