@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 from typing import Annotated, Any
@@ -149,6 +150,7 @@ def report(error: Exception) -> int:
         text = f"{error.format_message().rstrip('.')}. Try '{_command_of(error)} --help'."
     else:
         raise error
-    rank = os.environ.get("RANK", "0")  # of torchrun
-    say(f"wdsr-edge{f' (process {rank})' if rank != '0' else ''}: {' '.join(text[:1000].split())}")
+    rank = re.fullmatch("[1-9][0-9]{0,5}", os.environ.get("RANK", ""))  # of torchrun
+    who = f"wdsr-edge (process {rank[0]})" if rank else "wdsr-edge"
+    say(f"{who}: {' '.join(text[:1000].split())}")
     return 2

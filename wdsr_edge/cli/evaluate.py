@@ -82,7 +82,7 @@ def run(
                     "images": [asdict(entry) for entry in found.images],
                     "mean": asdict(mean_score(found.images)),
                     "bicubic": asdict(mean_score(found.bicubic)),
-                    "unreadable": found.unreadable,
+                    **({"unreadable": found.unreadable} if found.unreadable else {}),
                 }
                 for name, found in reports.items()
             }
@@ -129,7 +129,8 @@ def _evaluate(name: str, folder: Path, scale: int, upscale: Upscale) -> Report:
 
     def skip(path: Path, reason: str) -> None:
         report.unreadable.append(reason)
-        say(f"{reason}: passed over")
+        if len(files) > 1:
+            say(f"{reason}: passed over")
 
     files = list_pairs(folder, scale)
     with progress_bar() as bar:
@@ -141,7 +142,9 @@ def _evaluate(name: str, folder: Path, scale: int, upscale: Upscale) -> Report:
             report.images.append(score(pair, upscale(pair.lr)))
             report.bicubic.append(score(pair, bicubic(pair.lr, scale)))
     if not report.images:
-        raise InputError(f"no image that can be read and is large enough in {folder}")
+        only = report.unreadable[0] if len(files) == 1 and report.unreadable else ""
+        which = "that can be read and is large enough" if report.unreadable else "that is large enough"
+        raise InputError(only or f"no image {which} in {folder}")
     given = {file.lr is not None for file in files}
     origin = {True: "from its files", False: "by exact bicubic"}
     found = " or ".join(origin[known] for known in (True, False) if known in given)

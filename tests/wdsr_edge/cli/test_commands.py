@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.command_line import Done, refused, wdsr_edge
-from wdsr_edge import cli, samples
+from wdsr_edge import InputError, cli, samples
 from wdsr_edge.backends import ON_CPU
 from wdsr_edge.loading import ZOO
 
@@ -313,3 +313,34 @@ def test_closed_stdout_is_no_bug() -> None:
     command = f"{sys.executable} -m wdsr_edge models >&-"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+CARDS = {
+    "NaN": '{"training": {"steps": NaN}}',
+    "infinity": '{"figures": [1e999]}',
+    "no object": "[]",
+    "an unknown key": '{"files": {}}',
+    "deep": '{"training": ' + "[" * 900 + "]" * 900 + "}",
+    "large": json.dumps({"training": "x" * (1 << 20)}),
+    "not text": "\udc80",
+}
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_a_card_is_checked_before_the_work(tmp_path: Path, card: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which begins with the export."""
+    from wdsr_edge.cli import deploy
+
+    (tmp_path / "card.json").write_bytes(CARDS[card].encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=r"card\.json: ") as raised:
+        deploy._read_card(tmp_path / "card.json")
+    assert "\n" not in str(raised.value)
+
+
+def test_debug_goes_anywhere() -> None:
+    for arguments in (["--debug", "models", "x"], ["models", "x", "--debug"], ["models", "--debug", "x"]):
+        done = wdsr_edge(*arguments)
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+        assert "InputError: 'x'" in done.stderr
+    refused(wdsr_edge("models", "--", "--debug"), "--debug")

@@ -217,3 +217,36 @@ def test_bad_input_is_one_line(wdsr_edge: Command, photos: Path, arguments: list
         assert done.stderr.startswith("photos: 2 images")
         done = done._replace(stderr=done.stderr.partition("\n")[2])
     refused(done, *words)
+
+
+def test_an_image_that_cannot_be_read_is_named_and_passed_over(wdsr_edge: Command, photos: Path) -> None:
+    whole = wdsr_edge("evaluate", MODEL, photos, "--json")
+    Path("photos/empty.png").touch()
+    Path("photos/damaged.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    (photos / "good.bmp").symlink_to("golden.png")
+    done = wdsr_edge("evaluate", MODEL, photos)
+    assert done.returncode == 1
+    assert list(rounded(done.stdout)) == ["golden", "good", "odd", "mean", "bicubic"]
+    said = done.stderr.splitlines()
+    assert [line.partition(":")[0] for line in said] == [
+        "photos/damaged.jpg",
+        "photos/empty.png",
+        "photos",
+        "2 images could not be read, and the means are without",
+    ]
+    assert all(line.endswith("passed over") for line in said[:2])
+    (photos / "good.bmp").unlink()
+    document = json.loads(wdsr_edge("evaluate", MODEL, photos, "--json").stdout)["photos"]
+    assert len(document.pop("unreadable")) == 2
+    assert document == json.loads(whole.stdout)["photos"]
+    rows = wdsr_edge("evaluate", MODEL, photos, "--csv")
+    assert (rows.returncode, len(rows.stdout.splitlines())) == (1, 4)
+
+
+def test_a_set_without_an_image_that_can_be_read(wdsr_edge: Command) -> None:
+    Path("photos").mkdir()
+    for name in ("a.png", "b.png"):
+        (Path("photos") / name).touch()
+    done = wdsr_edge("evaluate", MODEL, "photos")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == "wdsr-edge: no image that can be read and is large enough in photos"

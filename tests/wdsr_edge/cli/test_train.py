@@ -102,10 +102,14 @@ def test_the_same_command_goes_on_and_another_is_refused(wdsr_edge: Command) -> 
     again = wdsr_edge(*common)
     assert again.returncode == 0
     assert again.stderr.count("\nstep 4: ") == 1
-    other = wdsr_edge(*common, "--steps", "6")
+    other = wdsr_edge(*common, "--seed", "6")
     assert other.returncode == 2
     assert other.stderr.splitlines()[-1].startswith("wdsr-edge: run/state.pt belongs to another run")
     assert Path("run/last.safetensors").read_bytes() == before
+    longer = wdsr_edge(*common, "--steps", "6")
+    assert longer.returncode == 0
+    assert "run/state.pt is of a finished run: it goes on from step 4 to 6\n" in longer.stderr
+    assert "\nstep 6: " in longer.stderr
 
 
 def test_defaults_then_file_then_flags(wdsr_edge: Command, calls: list[Call]) -> None:
@@ -360,6 +364,23 @@ def test_a_folder_of_nothing_usable_names_every_file(wdsr_edge: Command) -> None
 def test_a_world_that_nobody_joins_is_refused(wdsr_edge: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused(wdsr_edge("train", NAME, "--data", PHOTO, "-o", "run"), "2 processes", "torchrun")
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK"])
+@pytest.mark.parametrize("value", ["x", "-1", "1.5", "1e3", "9" * 50, "\u0663"])
+def test_a_world_that_is_no_number(wdsr_edge: Command, name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    refused(wdsr_edge("train", NAME, "--data", PHOTO, "-o", "run"), f"{name} in the environment must be a whole number")
+
+
+def test_a_world_of_nothing_and_a_rank_outside_of_it(wdsr_edge: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "0")
+    refused(wdsr_edge("train", NAME, "--data", PHOTO, "-o", "run"), "WORLD_SIZE", "from 1 up")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "2")
+    done = wdsr_edge("train", NAME, "--data", PHOTO, "-o", "run")
+    assert done.returncode == 2
+    assert "RANK is 2, which is not below WORLD_SIZE, 2" in done.stderr
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -187,3 +188,32 @@ def test_the_recipe_of_the_shipped_models_is_a_run_file() -> None:
     found = read_run_file(ZOO / "recipe.toml")
     assert TrainConfig(**found.recipe) != TrainConfig()
     assert replace(ModelConfig.from_name("wdsr-b-3x32-x2"), **found.network).channels == 32
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("lr = 0.1", "'lr': did you mean learning_rate?"),
+        ("batch_size = 4", "did you mean batch?"),
+        ("xyzzy = 1", "'xyzzy': there are amp, amp_share, batch,"),
+        ('"" = 1', "unknown option '': there are"),
+        ("norm = 'none'", "'norm': it belongs in the table [network]"),
+        ("[network]\nq = 1", "'q': there are expansion,"),
+        ("[network]\nsteps = 1", "unknown option 'steps'"),
+        ("[optimizer]\nlr = 1", "unknown option 'optimizer'"),
+    ],
+)
+def test_a_key_that_is_unknown(file: Path, line: str, words: str) -> None:
+    file.write_text(line)
+    with pytest.raises(InputError) as raised:
+        read_run_file(file)
+    assert str(raised.value).startswith(f"{file}: unknown option ")
+    assert words in str(raised.value)
+
+
+@given(name=st.text(min_size=1, max_size=12))
+def test_any_key_is_known_or_named(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("toml") / "run.toml"
+    file.write_bytes(f"{json.dumps(name, ensure_ascii=True)} = 1".encode())
+    with contextlib.suppress(InputError):
+        read_run_file(file)
