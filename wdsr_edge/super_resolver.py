@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
@@ -19,7 +19,7 @@ from .bundle import Precision
 from .config import ModelConfig
 from .frames import ALPHA_REACH, Color, Frame, bled, checked, enlarge_alpha, is_grey, luma
 from .tickets import FrameQueue, Policy, Ticket, begun, check_policy, queue_limit
-from .tiling import ACTIVATION_BYTES, Span, auto_tile, tiles
+from .tiling import ACTIVATION_BYTES, Span, auto_pixels, auto_tile, auto_windows, tiles
 
 if TYPE_CHECKING:
     from .chosen import Chosen
@@ -75,7 +75,7 @@ class SuperResolver:
         """Why this backend and precision, with ms and dB; None if a session was given without."""
         memory = getattr(session, "activation_bytes", ACTIVATION_BYTES)
         self._tile = auto_tile(config, memory) if tile == "auto" else tile
-        self._is_auto = tile == "auto"
+        self._pixels = auto_pixels(config, memory) if tile == "auto" else None
         self._fixed_windows = fixed_windows
         self._keep_grey = keep_grey
         self._session = session
@@ -229,21 +229,32 @@ class SuperResolver:
         return big
 
     def _fits(self, height: int, width: int) -> bool:
-        """Whether a frame is one window; with automatic tiles, one that is no larger than a square one may be wide."""
+        """Whether a frame is one window."""
+        return len(self._windows(height, width)) == 1
+
+    def _windows(self, height: int, width: int) -> Sequence[tuple[Span, Span]]:
+        """Row and column spans of the windows of a frame.
+
+        Of automatic ones all are of one size for all large frames if the engine is compiled for each, and a frame that
+        is no larger than such a window may be wide.
+        """
+        if self._pixels is not None and not self._fixed_windows:
+            return auto_windows(height, width, self.halo, self._pixels)
+        whole = [(Span(0, height, 0, height), Span(0, width, 0, width))]
         if self._tile is None:
-            return True
+            return whole
         edge, longer = self._tile + 2 * self.halo, max(height, width)
-        return longer <= edge or (self._is_auto and longer <= 4 * edge and height * width <= edge * edge)
+        if self._pixels is not None and longer <= 4 * edge and height * width <= edge * edge:
+            return whole
+        return list(tiles(height, width, self._tile, self.halo, fixed=self._fixed_windows))
 
     def _fill(self, big: Frame, frame: Frame, on_tile: OnTile | None) -> None:
         """Write ``frame``, RGB or grey, enlarged into ``big``, window by window."""
-        height, width = frame.shape[:2]
-        if self._fits(height, width):
+        windows = self._windows(*frame.shape[:2])
+        if len(windows) == 1:
             big[...] = self._window(frame)
             return
-        assert self._tile is not None
         begun: deque[tuple[Callable[[], Frame], Span, Span]] = deque()
-        windows = list(tiles(height, width, self._tile, self.halo, fixed=self._fixed_windows))
         for number, (row, column) in enumerate(windows, 1):
             begun.append((self._begin(frame[row.start : row.stop, column.start : column.stop]), row, column))
             while len(begun) >= self.in_flight or (begun and number == len(windows)):

@@ -7,15 +7,17 @@ instead of being padded, which also serves engines of a fixed shape.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from ._errors import InputError
 from .config import ModelConfig
 
-ACTIVATION_BYTES = 64 << 20
-"""Largest float32 activation of one window under ``auto_tile``; ONNX Runtime holds three to five of them at a time."""
+ACTIVATION_BYTES = 80 << 20
+"""Largest float32 activation of one window under ``auto_windows``; ONNX Runtime holds two to four of them at a time."""
 
 
 class Span(NamedTuple):
@@ -43,8 +45,15 @@ def spans(length: int, tile: int, halo: int, *, fixed: bool = False) -> list[Spa
     if length <= window:
         return [Span(0, length, 0, length)]
     count = -(-(length - 2 * halo) // tile)
-    if not fixed:
-        window = -(-(length + 2 * halo * (count - 1)) // count)
+    return _spans(length, count, window if fixed else _shared(length, count, halo), halo)
+
+
+def _shared(length: int, count: int, halo: int) -> int:
+    """Size of ``count`` windows that share a side evenly."""
+    return -(-(length + 2 * halo * (count - 1)) // count)
+
+
+def _spans(length: int, count: int, window: int, halo: int) -> list[Span]:
     found, first = [], 0
     for index in range(count):
         start = min(index * (window - 2 * halo), length - window)
@@ -62,10 +71,50 @@ def tiles(height: int, width: int, tile: int, halo: int, *, fixed: bool = False)
             yield row, column
 
 
-def auto_tile(config: ModelConfig, activation_bytes: int = ACTIVATION_BYTES) -> int:
-    """Core edge in LR pixels that keeps the widest activation of a window under ``activation_bytes``, at least 16.
+@lru_cache(maxsize=64)
+def auto_windows(height: int, width: int, halo: int, pixels: int) -> tuple[tuple[Span, Span], ...]:
+    """Row and column spans of the windows that compute the fewest pixels in all, with at most ``pixels`` in each.
 
-    Larger tiles were faster on CPU up to the whole frame, since each repeats its halo; memory is what limits them.
+    Windows repeat their halos, and that is what tiles cost: a pixel costs the same in windows of any size and shape
+    from 32x480 up, within the noise (benchmarks/results/tiling.md). A frame that is larger than ``pixels`` by a quarter
+    at most is one window, which computes least of all. ``pixels`` is at least ``(1 + 2 * halo) ** 2``.
+    """
+    if height < 1 or width < 1:
+        raise InputError(f"a frame must be at least 1 pixel a side, got {width}x{height}")
+    rows, columns = (1, 1) if 4 * height * width <= 5 * pixels else _grid(height, width, halo, pixels)
+    down, across = (
+        _spans(length, count, _shared(length, count, halo), halo)
+        for length, count in ((height, rows), (width, columns))
+    )
+    return tuple(itertools.product(down, across))
+
+
+def _grid(height: int, width: int, halo: int, pixels: int) -> tuple[int, int]:
+    """How many windows down and across compute the fewest pixels in all."""
+    best = (math.inf, 0, 0)
+    for rows in range(1, max(2, height - 2 * halo + 1)):
+        tall = _shared(height, rows, halo)
+        widest = pixels // tall
+        if widest < min(width, 1 + 2 * halo):
+            continue
+        columns = 1 if width <= widest else -(-(width - 2 * halo) // (widest - 2 * halo))
+        wide = _shared(width, columns, halo)
+        best = min(best, (rows * tall * columns * wide, rows, columns))
+        if columns == 1:
+            break
+    return best[1:]
+
+
+def auto_pixels(config: ModelConfig, activation_bytes: int = ACTIVATION_BYTES) -> int:
+    """LR pixels of a window whose widest activation is ``activation_bytes``, a quarter more where the halo is wide.
+
+    At least those of a core of 16x16.
     """
     for_each_pixel = 4 * max(conv.outputs * conv.pixels for conv in config.convs)
-    return max(16, math.isqrt(activation_bytes // for_each_pixel) - 2 * config.halo)
+    wide = min(1.25, max(1.0, config.halo / 6))
+    return max((16 + 2 * config.halo) ** 2, int(activation_bytes * wide) // for_each_pixel)
+
+
+def auto_tile(config: ModelConfig, activation_bytes: int = ACTIVATION_BYTES) -> int:
+    """Core edge in LR pixels of a square window of ``auto_pixels``: for engines that are compiled for each size."""
+    return math.isqrt(auto_pixels(config, activation_bytes)) - 2 * config.halo

@@ -102,7 +102,8 @@ def test_the_engine_alone_is_timed_where_it_can_be() -> None:
     assert resolver().engine_ms(noise(6, 5, 3)) is None
 
 
-def test_a_gpu_takes_larger_windows() -> None:
+def test_a_gpu_takes_larger_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wdsr_edge.super_resolver.ACTIVATION_BYTES", 1 << 20)
     frame = noise(4, 2500, 3)
     session, small = Late(), Nearest()
     with late(session) as sr:

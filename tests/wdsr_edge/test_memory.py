@@ -42,6 +42,30 @@ def test_a_photo_of_12_megapixels_stays_under_one_and_a_half_gigabytes(tmp_path:
     print(f"{mode}: {peak / 1e9:.2f} GB")
 
 
+UPSCALE = """
+import sys
+from wdsr_edge.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+# Not ru_maxrss, which begins with the peak of the process that started this one.
+print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell a process's peak")
+@pytest.mark.parametrize("model", ["wdsr-b-1x32-x2", "wdsr-b-3x32-x2", "wdsr-b-3x32-x4"])
+def test_a_frame_of_1280x720_stays_under_400_mb(tmp_path: Path, model: str) -> None:
+    source = tmp_path / "frame.png"
+    Image.fromarray(frame_of_size(720, 1280)).save(source)
+    options = ["--backend", "onnxruntime", "--precision", "fp32"]
+    command = [sys.executable, "-c", UPSCALE, "upscale", str(source), "-o", str(tmp_path / "big.png"), "-m", model]
+    peak = int(subprocess.run([*command, *options], capture_output=True, text=True, check=True).stdout) * 1024
+    assert peak < 400e6, f"{model}: {peak / 1e6:.0f} MB"
+
+
 MANY_SIZES = """
 import sys
 import numpy as np

@@ -96,16 +96,18 @@ def test_tiles_join_to_the_whole_frame_exactly(height: int, width: int, tile: in
 
 def test_tile_none_is_one_call_and_auto_tiles_what_is_large() -> None:
     whole, auto = Nearest(), Nearest()
-    frame = noise(8, 2500, 3)
+    frame = noise(8, 70_000, 3)
     np.testing.assert_array_equal(resolver(whole, tile=None)(frame), doubled(frame))
     np.testing.assert_array_equal(resolver(auto)(frame), doubled(frame))
-    assert whole.shapes == [(1, 8, 2500, 3)]
+    assert whole.shapes == [(1, 8, 70_000, 3)]
     assert len(auto.shapes) > 1
 
 
-@pytest.mark.parametrize(("height", "width", "one"), [(300, 1000, True), (1000, 300, True), (600, 600, False)])
+@pytest.mark.parametrize(
+    ("height", "width", "one"), [(300, 1400, True), (1400, 300, True), (20, 20_000, True), (750, 750, False)]
+)
 def test_a_wide_frame_that_is_no_larger_than_a_window_is_one(height: int, width: int, one: bool) -> None:
-    """Of 591x591 pixels here; grey and RGB alike. A tile that was asked for is kept to."""
+    """Of 546,133 pixels here, whatever the sides; grey and RGB alike. A tile that was asked for is kept to."""
     for frame in (noise(height, width, 3), noise(height, width)):
         session, tiled = Nearest(), Nearest()
         resolver(session)(frame)

@@ -38,10 +38,10 @@ class OnnxRuntimeSession:
         options.intra_op_num_threads = self._threads
         if not self._fuse_int8:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        # Ask the system for what a tile needs, not for the next power of two.
-        provider = ("CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"})
+        # A pattern is one more block of memory for each size of frame, beside those of its first run: a third more.
+        options.enable_mem_pattern = False
         try:
-            return ort.InferenceSession(self._onnx, options, providers=[provider])
+            return ort.InferenceSession(self._onnx, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exception types are private
             raise BackendError(f"ONNX Runtime refused the graph: {reason(error)}") from error
 
