@@ -103,9 +103,7 @@ def main() -> None:
         if given.windows:
             by_window(bare, given.rounds)
             continue
-        print(
-            "| frame | windows | ns for each pixel, median | least | over bare, median of rounds | least over least |"
-        )
+        print("| frame | windows | ns for each pixel | least | over the bare session | least over least |")
         print("|---|---|---|---|---|---|")
         with wdsr_edge.load(model, backend=given.backend, precision=given.precision, threads=1) as sr:
             for size in given.sizes:

@@ -93,7 +93,8 @@ class SuperResolver:
         parts = [self.config.name, f"x{self.scale}", f"{self.backend} in {self.precision}"]
         if self.threads:
             parts.append(f"{self.threads} thread{'' if self.threads == 1 else 's'}")
-        tile = f"{'automatic ' if self._is_auto else ''}tile {self._tile}" if self._tile else "whole frames"
+        windows = f"automatic tiles of {self._pixels:,} pixels" if self._pixels else f"tile {self._tile}"
+        tile = windows if self._tile else "whole frames"
         parts += [tile, *(["closed"] if self._closed else [])]
         return f"<SuperResolver {', '.join(parts)}{f'; {self.chosen.about}' if self.chosen else ''}>"
 

@@ -35,7 +35,7 @@ def test_what_was_measured_is_said_with_its_figures_and_its_day(bundle: Bundle) 
         )
         assert sr.chosen is not None
         assert json.loads(json.dumps(sr.chosen.document()))["measured"] == TODAY
-        assert repr(sr).startswith("<SuperResolver wdsr-b-1x32-x2, x2, onnxruntime in int8, automatic tile ")
+        assert repr(sr).startswith("<SuperResolver wdsr-b-1x32-x2, x2, onnxruntime in int8, automatic tiles of ")
         assert repr(sr).endswith(f"; 3.5 ms for 480x270, 52.2 dB to the reference; measured here on {TODAY}>")
     assert "closed" in repr(sr)
     recorded = chosen(bundle, FP32).golden_db
@@ -95,5 +95,5 @@ def test_what_an_older_version_remembered_still_counts(bundle: Bundle) -> None:
 
 
 def test_one_without_a_bundle_has_a_name_as_well(tmp_path: Path) -> None:
-    assert repr(resolver()).startswith("<SuperResolver wdsr-b-1x8-x2, x2, onnxruntime in fp32, automatic tile ")
+    assert repr(resolver()).startswith("<SuperResolver wdsr-b-1x8-x2, x2, onnxruntime in fp32, automatic tiles of ")
     assert repr(SuperResolver(Nearest(), CONFIG, open_float_session=Nearest, tile=7)).endswith(", tile 7>")

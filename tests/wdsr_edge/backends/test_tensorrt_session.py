@@ -401,7 +401,7 @@ def test_shared_memory_is_what_the_system_can_make_free(
         def __init__(self, name: str) -> None:
             assert name == "/proc/meminfo"
 
-        def read_text(self) -> str:
+        def read_text(self, encoding: str) -> str:
             return "MemTotal: 9000 kB\nMemAvailable:    2000 kB\n"
 
     monkeypatch.setattr(code.cuda, "Path", File)
