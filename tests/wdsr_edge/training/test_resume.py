@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.strategies import trained_like
 from tests.wdsr_edge.cli.test_train import ended
-from wdsr_edge import CheckpointError, InputError
+from wdsr_edge import CheckpointError, InputError, _files
 from wdsr_edge.cli import main
 from wdsr_edge.config import ModelConfig
 from wdsr_edge.evaluation import Pair
@@ -126,18 +126,17 @@ def test_a_gradient_scale_that_fell_stays_fallen(tmp_path: Path, pairs: list[Pai
 def deadly_rename(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The process ends before or after the renaming of a file; the list holds how many may still happen."""
     left = [0]
-    rename = Path.rename
+    put = _files.put
 
-    def renamed(self: Path, target: Path) -> Path:
+    def deadly(fresh: Path, target: Path) -> None:
         left[0] -= 1
         if left[0] == 0 and request.param == "before":
             raise Killed
-        done = rename(self, target)
+        put(fresh, target)
         if left[0] == 0:
             raise Killed
-        return done
 
-    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(_files, "put", deadly)
     return left
 
 

@@ -82,8 +82,8 @@ def _natural(convs: Sequence[Convolution], *, single_last: bool) -> list[Convolu
                 places.append((1, False, int(number)))
             elif word:
                 places.append((2, single_last and below[start] == 1, ranks.setdefault(start, len(ranks))))
-            else:
-                places.append((0, False, 0))
+            else:  # a part of the path ends before a dash does: ``conv/x`` comes before ``conv_1/x``
+                places.append((-1 if start[-1] in "./" else 0, False, 0))
         return places
 
     return [conv for _, conv in sorted([(key(conv), conv) for conv in convs], key=lambda pair: pair[0])]
