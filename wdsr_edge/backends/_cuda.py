@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._errors import BackendError, require
+from .forks import NO_GPU
 
 _CAPTURING = threading.Lock()
 
@@ -120,7 +121,7 @@ class Cuda:
     def refuse_if_forked(self) -> None:
         """BackendError in a forked child."""
         if self.is_forked:
-            raise BackendError("a forked process cannot use the GPU: start it with multiprocessing's spawn")
+            raise BackendError(NO_GPU)
 
     def select(self) -> None:
         """Make this the GPU of the calling thread."""

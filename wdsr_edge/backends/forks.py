@@ -17,6 +17,9 @@ opening = threading.RLock()
 """Held while an engine is opened. A fork waits for that, so that a child inherits no lock of an engine as locked."""
 
 
+NO_GPU = "a forked process cannot use the GPU: start it with multiprocessing's spawn"
+
+
 class Watching(Protocol):
     """What has to know of forks."""
 

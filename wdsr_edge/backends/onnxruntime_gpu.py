@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from .._errors import BackendError
 from .._files import private_folder, user_cache
+from .forks import NO_GPU, never_free, watch
 from .onnxruntime import reason
 from .quiet import FATAL, load_onnxruntime, quiet_options, usual_severity
 
@@ -105,9 +106,13 @@ class OnnxRuntimeGpuSession:
         self._device = device
         self._bound: dict[tuple[tuple[int, ...], str], tuple[Any, Any]] = {}
         self._lock = threading.Lock()
+        self._left = False
+        watch(self)
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
         """See Session."""
+        if self._left:
+            raise BackendError(NO_GPU)
         try:
             with self._lock:
                 return self._run(np.ascontiguousarray(batch))
@@ -123,6 +128,11 @@ class OnnxRuntimeGpuSession:
         with self._lock:
             self._bound.clear()
             self._session = None
+
+    def leave(self) -> None:
+        """See Watching."""
+        never_free((self._session, self._bound))
+        self._left, self._session, self._bound, self._lock = True, None, {}, threading.Lock()
 
     def _run(self, batch: NDArray[Any]) -> NDArray[Any]:
         sr: NDArray[Any]

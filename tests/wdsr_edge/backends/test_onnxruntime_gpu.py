@@ -188,6 +188,21 @@ def test_closing_frees_the_memory_and_the_graph(ort: OnnxRuntime) -> None:
     session.close()
 
 
+@pytest.mark.usefixtures("ort")
+def test_a_forked_child_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where a thread of the parent held the lock."""
+    freed: list[object] = []
+    monkeypatch.setattr("wdsr_edge.backends.onnxruntime_gpu.never_free", freed.append)  # CUDA would not free it there
+    session = OnnxRuntimeGpuSession(GRAPH, "cuda")
+    session.run(frame(20, 30))
+    session._lock.acquire()
+    session.leave()
+    with pytest.raises(BackendError, match="a forked process cannot use the GPU"):
+        session.run(frame(20, 30))
+    session.close()
+    assert len(freed) == 1
+
+
 @pytest.mark.parametrize("provider", BOTH)
 def test_a_provider_that_vanishes_in_silence_is_refused(provider: Provider) -> None:
     with simulated(silent=(CUDA, TENSORRT)):
