@@ -10,6 +10,8 @@ from types import TracebackType
 from ._at_exit import shut_out, stay_if_ending
 from ._errors import BackendError
 
+_renewing = threading.Lock()
+
 
 class Calls:
     """Counts those who are inside (``with calls:``), in whatever thread, so that one can wait until they are out."""
@@ -19,11 +21,11 @@ class Calls:
 
     def _renew(self) -> None:
         """The state that belongs to one process."""
-        self._process = os.getpid()
         # Not Condition's own with statement: Ctrl-C inside it can leave the lock held.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._inside: dict[int, int] = {}
+        self._process = os.getpid()
 
     @property
     def forked(self) -> bool:
@@ -34,7 +36,9 @@ class Calls:
     def lock(self) -> threading.RLock:
         """The lock, made anew in a forked child, where the parent's threads do not exist."""
         if self.forked:
-            self._renew()
+            with _renewing:
+                if self.forked:  # no other thread of the child was first
+                    self._renew()
         return self._lock
 
     def __enter__(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,19 @@ def test_another_bundle_of_that_name_knows_nothing(bundle: Bundle, good: Path, m
     remember(bundle, {FP32: 9.0, INT8: 4.0})
     assert fastest(Bundle.load(good), (FP32, INT8)) is None
     monkeypatch.setattr("wdsr_edge.speed.version", lambda engine: "another")
+    assert fastest(bundle, (FP32, INT8)) is None
+
+
+def test_what_was_measured_is_found_again_under_another_host_name(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a container has at each start."""
+    remember(bundle, {FP32: 9.0, INT8: 4.0})
+    monkeypatch.setattr(platform, "node", lambda: "another")
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    monkeypatch.setenv("HOSTNAME", "another")
+    assert fastest(bundle, (FP32, INT8)) == INT8
+    monkeypatch.setattr("wdsr_edge.machine.usable_cores", lambda root: 1000)
     assert fastest(bundle, (FP32, INT8)) is None
 
 
