@@ -36,7 +36,7 @@ def work():
 for _ in range(2):
     threading.Thread(target=work, daemon=kind == "daemon").start()
 for _ in range(3):
-    begun.acquire()
+    begun.acquire(timeout=1)  # a thread that is slow may come here once
 if end == "exit":
     sys.exit(3)
 if end == "raise":
