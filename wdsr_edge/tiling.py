@@ -76,7 +76,7 @@ def auto_windows(height: int, width: int, halo: int, pixels: int) -> tuple[tuple
     """Row and column spans of the windows that compute the fewest pixels in all, with at most ``pixels`` in each.
 
     Windows repeat their halos, and that is what tiles cost: a pixel costs the same in windows of any size and shape
-    from 32x480 up, within the noise (``python -m benchmarks.tiling``). A frame that is larger than ``pixels`` by a quarter
+    from 32x480 up, within the noise (benchmarks/tiling.py). A frame that is larger than ``pixels`` by a quarter
     at most is one window, which computes least of all. ``pixels`` is at least ``(1 + 2 * halo) ** 2``.
     """
     if height < 1 or width < 1:
