@@ -1,7 +1,8 @@
 """What the wrapper costs over the bare session, paired in turns, by CPU time on one thread; and its peak memory.
 
 Run: python -m benchmarks.tiling [MODEL ...] [--backend NAME] [--precision NAME] [--rounds N]; prints Markdown.
-The bare session takes the whole frame at once, so 2.4 GB at 1280x720 and 5 GB at 1920x1080 in ONNX Runtime. With --windows: the cost of a pixel by the size of a window, without the wrapper.
+The bare session takes the whole frame at once, so 2.4 GB at 1280x720 and 5 GB at 1920x1080 in ONNX Runtime. With
+--windows: the cost of a pixel by the size of a window, without the wrapper.
 """
 
 from __future__ import annotations
