@@ -29,6 +29,7 @@ from .output import (
 
 if TYPE_CHECKING:
     from ..evaluation import Score, Upscale
+    from ..robustness import Figures
 
 
 class Report(NamedTuple):
@@ -51,6 +52,10 @@ def run(
     ensemble: Annotated[
         bool, typer.Option("--self-ensemble", help="Mean over the eight flips and rotations: 8 times as slow.")
     ] = False,
+    degrade: Annotated[
+        str,
+        typer.Option(help="Make LR pictures in these ways, such as jpeg:50,h264:28,area+noise:5; a table with all."),
+    ] = "",
     device: Annotated[str, typer.Option(help="Where a checkpoint runs, as torch names it: cpu, cuda, cuda:1.")] = "cpu",
     backend: BackendOption = "auto",
     precision: PrecisionOption = "fp32",
@@ -63,15 +68,30 @@ def run(
     The LR images are those that lie in the set's folder (DIV2K, EDSR's or SelfExSR's layout), else MATLAB's bicubic. A
     checkpoint of train --quantize is scored in floating point; its bundle has INT8 as well (--precision int8). An image
     that cannot be read is named and passed over; the exit code is then 1.
+
+    With --degrade, LR pictures are made of the set as cameras and codecs make them, in each of the ways named, with
+    commas between them; steps of a way are joined by +. Lenses: blur:SIGMA, defocus:RADIUS; resizes: bicubic, cubic,
+    area, bilinear, lanczos, decimation; then sharpen:AMOUNT, noise:SIGMA, sensor:READ:SHOT, bayer:READ:SHOT, chroma,
+    jpeg:QUALITY, h264:CRF, h265:CRF.
     """
     from ..datasets import find_dataset
+    from ..degradation import Degradation
     from ..evaluation import mean_score, self_ensemble
 
     if csv and json:
         raise InputError("--csv and --json exclude each other")
+    ways = degrade.split(",") if degrade else []
+    if ways and csv:
+        raise InputError("--degrade prints a table or --json, no --csv")
+    for way in ways:
+        Degradation.parse(way)
     folders = {name: find_dataset(name, datasets) for name in sets}
     with _opened(model, device, backend, precision, threads) as (scale, upscale):
         chosen = self_ensemble(upscale) if ensemble else upscale
+        if ways:
+            found_by_set = {name: _degraded(name, folder, scale, chosen, ways) for name, folder in folders.items()}
+            _print_degraded(model, found_by_set, json)
+            return
         reports = {name: _evaluate(name, folder, scale, chosen) for name, folder in folders.items()}
     if csv:
         _print_csv(reports)
@@ -150,6 +170,55 @@ def _evaluate(name: str, folder: Path, scale: int, upscale: Upscale) -> Report:
     found = " or ".join(origin[known] for known in (True, False) if known in given)
     say(f"{name}: {count(len(report.images), 'image')}, LR {found}")
     return report
+
+
+def _degraded(name: str, folder: Path, scale: int, upscale: Upscale, ways: list[str]) -> dict[str, dict[str, Figures]]:
+    """Figures of each way, of the model under the name of ``model``."""
+    from ..evaluation import load_pairs
+    from ..robustness import compare
+
+    with progress_bar() as bar:
+        pairs = load_pairs([folder], scale, on_left_out=lambda path, reason: say(f"{reason}: left out"))
+        tracked = bar.track(ways, description=name)
+        found = {way: compare({"model": upscale}, pairs, way, scale) for way in tracked}
+    say(f"{name}: {count(len(pairs), 'image')}, degraded in {count(len(ways), 'way')}")
+    return found
+
+
+def _print_degraded(model: str, found: dict[str, dict[str, dict[str, Figures]]], json: bool) -> None:
+    if json:
+        print_json(
+            {
+                name: {
+                    way: {
+                        what: {
+                            "mean": asdict(one.mean),
+                            "lost": list(one.lost),
+                            "images": list(map(asdict, one.images)),
+                        }
+                        for what, one in figures.items()
+                    }
+                    for way, figures in by_way.items()
+                }
+                for name, by_way in found.items()
+            }
+        )
+        return
+    for name, by_way in found.items():
+        rows = []
+        for way, figures in by_way.items():
+            means = [figures[what].mean for what in ("model", "bicubic", "Lanczos")]
+            ours = figures["model"]
+            rows.append(
+                (
+                    way,
+                    *(f"{mean.psnr_y:.2f}" for mean in means),
+                    *(f"{mean.ssim_y:.4f}" for mean in means),
+                    f"{len(ours.lost)}/{len(ours.images)}",
+                )
+            )
+        header = ("LR", "PSNR Y", "bicubic", "Lanczos", "SSIM Y", "bicubic", "Lanczos", "lost")
+        print_table(f"{model} on {name}, degraded", header, rows)
 
 
 def _print(title: str, report: Report) -> None:

@@ -51,6 +51,15 @@ def run(
     quantize: Annotated[
         bool | None, typer.Option(help=r"Train the --start model as INT8 computes it, with its scales. \[off]")
     ] = None,
+    degrade: Annotated[
+        str | None, typer.Option(help="Make LR patches as these deliver them: camera, scan, or a recipe's TOML file.")
+    ] = None,
+    drawn: Annotated[
+        float | None, typer.Option(help="Share of patches of text, line art and other drawn pictures. [0]")
+    ] = None,
+    reparameterize: Annotated[
+        bool | None, typer.Option(help=r"Train each kernel as a sum of branches, saved as one kernel. \[off]")
+    ] = None,
     distillation: Annotated[float | None, typer.Option(help="The teacher's share of the loss. [0.5]")] = None,
     amp: Annotated[
         str | None, typer.Option(help=r"auto, off, bfloat16 or float16. \[auto: on on a GPU, off on a CPU]")
@@ -78,6 +87,7 @@ def run(
     """
     given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
     from ..config import ModelConfig
+    from ..degradation import read_recipe
     from ..models import load_model
     from ..training import Student, check_run, config_of_start, join_world, open_device, train
 
@@ -93,6 +103,7 @@ def run(
         config_ = config_of_start(config_, begin.config)
     if recipe.quantize and (begin is None or begin.config.scale != config_.scale):
         raise InputError("quantize needs --start, a trained model of the same scale")
+    degradations = read_recipe(places["degrade"]) if "degrade" in places else None
     where = open_device(places.get("device", "auto"))
     reports: list[Progress] = []
     with join_world(where) as world:
@@ -127,6 +138,7 @@ def run(
                 start=begin,
                 teacher=taught,
                 student=student,
+                degradations=degradations,
                 device=where,
                 world=world,
                 on_step=lambda step: bar.update(task, completed=step),

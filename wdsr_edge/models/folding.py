@@ -1,12 +1,14 @@
-"""Weight norm, batch norm and residual scaling folded into plain convolutions.
+"""Weight norm, batch norm, residual scaling and training's branches folded into plain convolutions.
 
-A weight-normed kernel is ``g * v / |v|`` (Salimans & Kingma 2016, arXiv:1602.07868), so it is computed once.
-A batch norm at test time is an affine map for each channel, and residual scaling is one factor: both go into the
-convolution before them. The result is a new network; the caller's is only read.
+A weight-normed kernel is ``g * v / |v|`` (Salimans & Kingma 2016, arXiv:1602.07868), so it is computed once. The
+branches of reparameterised training are summed into their kernel. A batch norm at test time is an affine map for each
+channel, and residual scaling is one factor: both go into the convolution before them. The result is a new network; the
+caller's is only read.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -17,7 +19,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from .._errors import ExportError
 from .build import build
 from .edsr import EDSR
-from .layers import Scaling
+from .layers import Branches, Scaling
 from .wdsr import WDSR
 
 
@@ -86,20 +88,28 @@ def _folded_convs(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
         yield weight, bias
 
 
-_WEIGHT_NORM = [("_WeightNorm", 0)]
+_KNOWN = ([("_WeightNorm", 0)], [("_WeightNorm", 0), ("Branches", None)], [("Branches", None)])
+"""The parametrizations of a kernel that have a plain form."""
 
 
 def _plain_conv(name: str, conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     parametrizations = getattr(conv, "parametrizations", {})
     for tensor, steps in parametrizations.items():
-        if tensor != "weight" or [(type(step).__name__, getattr(step, "dim", None)) for step in steps] != _WEIGHT_NORM:
+        if tensor != "weight" or [(type(step).__name__, getattr(step, "dim", None)) for step in steps] not in _KNOWN:
             raise ExportError(f"cannot fold {name}: parametrization {steps} of {tensor} is not weight norm over dim 0")
     same = (conv.kernel_size[0] // 2, conv.kernel_size[1] // 2)
     if conv.padding_mode != "zeros" or conv.padding != same or conv.stride != (1, 1) or conv.dilation != (1, 1):
         raise ExportError(f"cannot fold {name}: {conv} is not a zero-padded convolution of stride 1")
     if parametrizations:
-        g, v = (p.detach().double().cpu() for p in parametrizations["weight"].parameters())
-        weight = v * (g / v.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+        kernel = parametrizations["weight"]
+        stored = [p.detach().double().cpu() for p in kernel.parameters(recurse=False)]
+        weight = stored[0]
+        if len(stored) == 2:
+            g, v = stored
+            weight = v * (g / v.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+        for step in kernel:
+            if isinstance(step, Branches):
+                weight = copy.deepcopy(step).double().cpu()(weight)
     else:
         weight = conv.weight.detach().double().cpu()
     bias = torch.zeros(len(weight), dtype=torch.float64) if conv.bias is None else conv.bias.detach().double().cpu()

@@ -52,6 +52,36 @@ def conv(config: ModelConfig, inputs: int, outputs: int, kernel: int, groups: in
     return plain
 
 
+class Branches(nn.Module):
+    """Adds to a kernel [O, I, K, K] what parallel branches would: a parametrization, for training alone.
+
+    A 1x1 convolution followed by a KxK one, a 1x1 one, and 1x1 ones followed by fixed edge filters (Sobel's two and
+    Laplace's), as in ECBSR (Zhang et al. 2021, "Edge-oriented Convolution Block for Real-time Super Resolution on
+    Mobile Devices"). They are summed before the convolution, as in SESR (Bhardwaj et al. 2021, arXiv:2103.09404),
+    which costs a product of small matrices. New branches add nothing.
+    """
+
+    filters: Tensor
+
+    def __init__(self, outputs: int, inputs: int, size: int) -> None:
+        super().__init__()
+        between = 2 * inputs
+        self.mix = nn.Parameter(torch.randn(between, inputs) / inputs**0.5)
+        self.spread = nn.Parameter(torch.zeros(outputs, between, size, size))
+        self.centre = nn.Parameter(torch.zeros(outputs, inputs))
+        self.edges = nn.Parameter(torch.zeros(3, outputs, inputs))
+        across = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
+        laplace = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])
+        filters = torch.stack([across, across.T, laplace])
+        self.register_buffer("filters", nn.functional.pad(filters, [(size - 3) // 2] * 4), persistent=False)
+
+    def forward(self, kernel: Tensor) -> Tensor:
+        added = torch.einsum("omyx,mi->oiyx", self.spread, self.mix)
+        added = added + torch.einsum("foi,fyx->oiyx", self.edges, self.filters)
+        middle = kernel.shape[-1] // 2
+        return kernel + added + nn.functional.pad(self.centre[:, :, None, None], [middle] * 4)
+
+
 class Residual(nn.Module):
     """``x + res_scale * branch(x)``."""
 

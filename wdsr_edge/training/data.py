@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -14,8 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .._errors import InputError, WdsrError
+from ..content import KINDS, draw
 from ..datasets import PairFiles, Split, list_pairs
-from ..evaluation import Pair, read_pair
+from ..degradation import Recipe
+from ..evaluation import Pair, bicubic, read_pair
 from ..images import Rgb
 from ..models.reference import to_tensor
 from .cache import CacheError, ImageCache, Stored
@@ -104,8 +107,59 @@ def open_pairs(
     return StoredPairs(pairs, scale)
 
 
+@dataclass(frozen=True)
+class Variety:
+    """What patches are of besides clean photographs."""
+
+    drawn: Sequence[Pair] = ()
+    """Pictures that the project draws."""
+    share: float = 0.0
+    """How many of the patches are of these."""
+    degradations: Recipe | None = None
+    """How LR patches are made of all of them; None leaves them as the pairs have them."""
+
+
+DRAWN_OF_A_KIND = 64
+"""Pictures of each kind of ``wdsr_edge.content`` that patches are cut from."""
+_DRAWN_SIZE = 96
+"""LR pixels a side of these, or a patch if that is larger."""
+_SEED = 3 << 40
+"""Beyond the seeds of the pictures that calibration and tests draw."""
+
+
+class DrawnPairs(Sequence[Pair]):
+    """Pictures of every kind of ``wdsr_edge.content``, always the same ones, each drawn when it is first asked for."""
+
+    def __init__(self, scale: int, patch: int) -> None:
+        self._scale, self._side = scale, max(_DRAWN_SIZE, patch) * scale
+        self._drawn: dict[int, Pair] = {}
+
+    def __len__(self) -> int:
+        return DRAWN_OF_A_KIND * len(KINDS)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Pair]: ...
+
+    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if index not in self._drawn:
+            i, kind = divmod(range(len(self))[index], len(KINDS))
+            image = draw(KINDS[kind], _SEED + i, (self._side, self._side))
+            self._drawn[index] = Pair(f"{KINDS[kind]}-{i}", bicubic(image, 1 / self._scale), image)
+        return self._drawn[index]
+
+
 def random_patches(
-    pairs: Sequence[Pair], patch: int, batch: int, seed: Sequence[int], share: slice = slice(None)
+    pairs: Sequence[Pair],
+    patch: int,
+    batch: int,
+    seed: Sequence[int],
+    share: slice = slice(None),
+    variety: Variety = Variety(),
 ) -> Batch:
     """``batch`` random LR crops of ``patch`` pixels a side with their HR crops, flipped and rotated at random.
 
@@ -116,12 +170,18 @@ def random_patches(
     hrs: list[Rgb] = []
     wanted = range(batch)[share]
     for i, index in enumerate(rng.integers(len(pairs), size=batch)):
-        _, lr, hr = pairs[index]
+        pair = pairs[index]
+        if variety.share and rng.random() < variety.share:
+            pair = variety.drawn[int(rng.integers(len(variety.drawn)))]
+        _, lr, hr = pair
         scale = len(hr) // len(lr)
         top, left = (int(rng.integers(side - patch + 1)) for side in lr.shape[:2])
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))
         if i not in wanted:
             continue
+        if variety.degradations is not None:
+            own = np.random.default_rng([*seed, i])
+            lr, hr, top, left = _degraded(lr, hr, top, left, patch, variety.degradations, own)
         for image, factor, patches in ((lr, 1, lrs), (hr, scale, hrs)):
             y, x, size = top * factor, left * factor, patch * factor
             crop = np.rot90(image[y : y + size, x : x + size], turns)
@@ -129,24 +189,55 @@ def random_patches(
     return to_tensor(np.stack(lrs)), to_tensor(np.stack(hrs))
 
 
+_MARGIN = 8
+"""LR pixels around a patch that are degraded with it: what lies outside bears on it, and codecs have blocks of 8."""
+
+
+def _degraded(
+    lr: Rgb, hr: Rgb, top: int, left: int, patch: int, recipe: Recipe, random: np.random.Generator
+) -> tuple[Rgb, Rgb, int, int]:
+    """A degraded part of an image, its ground truth, and where in it the patch lies; as it was if it stays clean."""
+    degradation = recipe.draw(random)
+    if degradation is None:
+        return lr, hr, top, left
+    scale = len(hr) // len(lr)
+    wanted = (patch + 2 * _MARGIN + -(-recipe.reach // scale)) * scale
+    starts = [max(0, at - _MARGIN) * scale for at in (top, left)]
+    y, x = (max(0, min(start, side - wanted)) for start, side in zip(starts, hr.shape[:2], strict=True))
+    part = hr[y : y + wanted, x : x + wanted]
+    missing = [(0, wanted - side) for side in part.shape[:2]]
+    if any(after for _, after in missing):
+        part = np.pad(part, (*missing, (0, 0)), mode="symmetric")
+    low, high = degradation(part, scale, random)
+    top, left = (int(random.integers(room // 4, room - room // 4 + 1)) for room in (s - patch for s in low.shape[:2]))
+    return low, high, top, left
+
+
 class _Steps(Dataset[Batch]):
     """The batch of each step, so that any step can be drawn in any process."""
 
-    def __init__(self, pairs: Sequence[Pair], recipe: TrainConfig, share: slice) -> None:
-        self.pairs, self.recipe, self.share = pairs, recipe, share
+    def __init__(self, pairs: Sequence[Pair], recipe: TrainConfig, share: slice, variety: Variety) -> None:
+        self.pairs, self.recipe, self.share, self.variety = pairs, recipe, share, variety
 
     def __getitem__(self, step: int) -> Batch:
         recipe = self.recipe
-        return random_patches(self.pairs, recipe.patch, recipe.batch, (recipe.seed, step), self.share)
+        return random_patches(self.pairs, recipe.patch, recipe.batch, (recipe.seed, step), self.share, self.variety)
 
 
 def batches(
-    pairs: Sequence[Pair], recipe: TrainConfig, first: int, world: World, device: torch.device
+    pairs: Sequence[Pair],
+    recipe: TrainConfig,
+    first: int,
+    world: World,
+    device: torch.device,
+    degradations: Recipe | None = None,
 ) -> Iterator[Batch]:
     """This process's share of the batch of every step from ``first`` on, on ``device``."""
+    drawn = DrawnPairs(len(pairs[0].hr) // len(pairs[0].lr), recipe.patch) if recipe.drawn else ()
+    variety = Variety(drawn, recipe.drawn, degradations)
     on_gpu = device.type == "cuda"
     workers = (4 if on_gpu else 0) if recipe.workers is None else recipe.workers
-    steps = _Steps(pairs, recipe, world.share(recipe.batch))
+    steps = _Steps(pairs, recipe, world.share(recipe.batch), variety)
     order = range(first, recipe.steps)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     for pair in DataLoader(steps, batch_size=None, sampler=order, num_workers=workers, pin_memory=on_gpu):

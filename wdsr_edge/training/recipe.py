@@ -47,6 +47,10 @@ class TrainConfig:
     """Largest gradient norm; 0 does not clip."""
     quantize: bool = False
     """Train a network that is quantised as INT8 will be, with its scales; it begins with a trained one."""
+    drawn: float = 0.0
+    """Share of the patches that are of pictures the project draws: text, line art, screentone, flats and others."""
+    reparameterize: bool = False
+    """Train each kernel as a sum of branches, which what is saved has in one kernel again."""
     distillation: float = 0.5
     """Share of the loss that is the distance to the teacher's image, where there is a teacher."""
     amp: Amp = "auto"
@@ -72,7 +76,7 @@ class TrainConfig:
         for name, low, high in (
             *((name, 1, 10**9) for name in ("steps", "batch", "halve_every", "save_every", "validate_every")),
             *((name, 0, 10**9) for name in ("warmup", "seed")),
-            *((name, 0, 1) for name in ("amp_share", "distillation")),
+            *((name, 0, 1) for name in ("amp_share", "distillation", "drawn")),
             ("patch", 4, 4096),
             ("ema", 0, 0.99999),
             ("beta2", 0.5, 0.99999),
@@ -85,6 +89,8 @@ class TrainConfig:
                 raise InputError(f"{name} must be from {low:g} to {high:g}, got {str(value)[:30]}")
         if self.quantize and self.amp not in ("auto", "off"):
             raise InputError(f"amp must be off with quantize, whose codes {self.amp} would round")
+        if self.quantize and self.reparameterize:
+            raise InputError("quantize and reparameterize exclude each other: branches have no INT8 form")
 
     def peak_rate(self, config: ModelConfig) -> float:
         """The learning rate at its highest for a network of ``config``: ten times as high with weight norm, if kept."""
@@ -119,9 +125,9 @@ def _check_type(name: str, wanted: str, value: object) -> None:
 class RunFile:
     """A TOML file with the options of ``wdsr-edge train``, all of them optional.
 
-    At the top are ``model``, ``data``, ``validation``, ``output``, ``start``, ``teacher``, ``cache`` and ``device``
-    (paths are relative to the working directory) and the fields of TrainConfig; the table ``[network]`` has those of
-    ModelConfig that the model's name does not say, such as ``norm``.
+    At the top are ``model``, ``data``, ``validation``, ``output``, ``start``, ``teacher``, ``degrade``, ``cache`` and
+    ``device`` (paths are relative to the working directory) and the fields of TrainConfig; the table ``[network]`` has
+    those of ModelConfig that the model's name does not say, such as ``norm``.
     """
 
     places: Mapping[str, Any]
@@ -132,7 +138,7 @@ class RunFile:
 _SHORT = {"lr": "learning_rate", "batch_size": "batch", "patch_size": "patch", "epochs": "steps", "grad_clip": "clip"}
 """What other programs call the same."""
 
-PLACES = ("model", "data", "validation", "output", "start", "teacher", "cache", "device")
+PLACES = ("model", "data", "validation", "output", "start", "teacher", "degrade", "cache", "device")
 
 
 def read_run_file(path: str | os.PathLike[str]) -> RunFile:

@@ -18,6 +18,7 @@ from torch import nn
 from .._errors import CheckpointError, InputError
 from .._files import open_regular, replacing
 from ..config import ModelConfig
+from ..degradation import Recipe
 from ..evaluation import Pair
 from .recipe import TrainConfig
 
@@ -56,7 +57,7 @@ _FREE = ("save_every", "validate_every", "workers", "compile")
 """Options that a run may change when it goes on: they change no weight."""
 
 
-_HASHED = ("images", "validation images", "model", "start", "teacher")
+_HASHED = ("images", "validation images", "model", "start", "teacher", "degradations")
 
 
 def identity(
@@ -66,6 +67,7 @@ def identity(
     validation: Sequence[Pair],
     start: nn.Module | None,
     teacher: nn.Module | None,
+    degradations: Recipe | None = None,
 ) -> dict[str, Any]:
     """What a run is: it can only go on as the same. Images are told by their names and sizes, networks by weights."""
     options = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in _FREE}
@@ -76,6 +78,7 @@ def identity(
         "validation images": _names_and_sizes(validation),
         "start": _weights(start),
         "teacher": _weights(teacher),
+        "degradations": "" if degradations is None else hashlib.sha256(repr(degradations).encode()).hexdigest(),
     }
 
 
@@ -127,7 +130,7 @@ def restore_state(path: Path, identity: Identity, parts: Mapping[str, Stateful])
             if stored.get(name) != identity.get(name):
                 what = f"not {name} {identity.get(name)}, but {stored.get(name)}"
                 if name in _HASHED:
-                    what = f"with other {name}" if name.endswith("images") else f"with another {name}"
+                    what = f"with other {name}" if name.endswith("s") else f"with another {name}"
                 raise InputError(f"{path} belongs to another run, {what}: choose another output folder")
         for name, part in parts.items():
             part.load_state_dict(state[name])

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .._errors import InputError
 from .._files import check_folder, sweep
 from ..config import ModelConfig
+from ..degradation import Recipe
 from ..evaluation import Pair, psnr_y
 from ..images import Rgb
 from ..models import EDSR, WDSR, build, reference, save_checkpoint
@@ -29,6 +31,7 @@ from .distributed import World
 from .logs import SAMPLES, Logs
 from .losses import distance
 from .recipe import TrainConfig
+from .reparameterise import RATE, branches, reparameterise, save_collapsed
 from .state import Identity, Progress, Stateful, identity, restore_state, save_state
 from .transfer import transfer
 
@@ -55,6 +58,7 @@ def train(
     start: EDSR | WDSR | None = None,
     teacher: EDSR | WDSR | None = None,
     student: Student | None = None,
+    degradations: Recipe | None = None,
     device: torch.device = _CPU,
     world: World | None = None,
     on_step: Callable[[int], None] = lambda step: None,
@@ -64,6 +68,7 @@ def train(
 
     ``start`` gives the first weights (see ``transfer``), ``teacher`` images to learn from beside the ground truth.
     ``student`` is trained in place of what ``model_config`` names; ``start`` is then what it was made of.
+    ``degradations`` make the LR patches; validation is on the pairs as they are.
     ``output`` gets the model as ``last.safetensors``, and as ``best.safetensors`` where its validation PSNR is the best
     so far, ``log.csv``, ``tensorboard/`` and ``samples/``. ``on_report`` hears of every saved state; a resumed run
     reports where it stands first, and draws the same patches as an uninterrupted one. With more than one process
@@ -76,7 +81,7 @@ def train(
     output = Path(output)
     check_run(model_config, recipe, output, teacher, world)
     _check_images(model_config, recipe, pairs, validation)
-    known = identity(model_config, recipe, pairs, validation, start, teacher)
+    known = identity(model_config, recipe, pairs, validation, start, teacher, degradations)
     with _owning(output) if world.writes else nullcontext():
         if student is None:
             if recipe.quantize:
@@ -85,16 +90,20 @@ def train(
             model = build(model_config)
             if start is not None:
                 transfer(start, model)
-            student = Student(model, save_checkpoint)
+            if recipe.reparameterize:
+                student = Student(reparameterise(model), save_collapsed)
+            else:
+                student = Student(model, save_checkpoint)
         run = _Run(student.network, recipe, recipe.peak_rate(model_config), teacher, device, world)
-        _loop(run, known, pairs, validation, output, student.save, on_step, on_report)
+        data = partial(batches, pairs, recipe, world=world, device=device, degradations=degradations)
+        _loop(run, known, data, validation, output, student.save, on_step, on_report)
     return run.average.cpu().eval()
 
 
 def _loop(
     run: _Run,
     known: Identity,
-    pairs: Sequence[Pair],
+    data: Callable[[int], Iterator[Batch]],
     validation: Sequence[Pair],
     output: Path,
     save: Callable[[Any, Path], None],
@@ -112,7 +121,7 @@ def _loop(
     logs = Logs(output, progress.step) if world.writes and progress.step < recipe.steps else None
     began = time.monotonic() - progress.seconds
     losses, since = _nothing(device), progress.step
-    for step, batch in enumerate(batches(pairs, recipe, progress.step, world, device), progress.step):
+    for step, batch in enumerate(data(progress.step), progress.step):
         losses += run.step(step, batch)
         done, last = step + 1, step + 1 == recipe.steps
         validates = last or done % recipe.validate_every == 0
@@ -214,7 +223,10 @@ class _Run:
         self.average = copy.deepcopy(self.model)
         self.teacher = None if teacher is None else copy.deepcopy(teacher).eval().to(device)
         self.amp = _amp(recipe, device)
-        self.optimiser = torch.optim.Adam(self.model.parameters(), betas=(0.9, recipe.beta2))
+        slow = [*branches(self.model)]
+        kernels = [parameter for parameter in self.model.parameters() if not any(parameter is one for one in slow)]
+        groups = [{"params": kernels, "share": 1.0}, {"params": slow, "share": RATE}]
+        self.optimiser = torch.optim.Adam(groups[: 2 if slow else 1], betas=(0.9, recipe.beta2))
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.parts: dict[str, Stateful] = {
             "model": self.model,
@@ -241,7 +253,7 @@ class _Run:
         recipe, (lr, hr) = self.recipe, batch
         self.model.train()
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate(step)
+            group["lr"] = self.rate(step) * group["share"]
         amp = self.amp is not None and step < recipe.amp_share * recipe.steps
         with torch.autocast(self.device.type, self.amp, enabled=amp):
             sr = self.forward(lr)

@@ -21,6 +21,7 @@ from wdsr_edge import load, samples
 from wdsr_edge.config import ModelConfig
 from wdsr_edge.evaluation import bicubic, evaluate, load_pairs, mean_score, self_ensemble
 from wdsr_edge.models import reference, save_checkpoint
+from wdsr_edge.robustness import compare
 
 MODEL = "wdsr-b-3x32-x2"
 FIGURES = ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb")
@@ -250,3 +251,41 @@ def test_a_set_without_an_image_that_can_be_read(wdsr_edge: Command) -> None:
     done = wdsr_edge("evaluate", MODEL, "photos")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1] == "wdsr-edge: no image that can be read and is large enough in photos"
+
+
+def test_degraded_pictures_stand_beside_bicubic_and_lanczos(wdsr_edge: Command, photos: Path) -> None:
+    done = wdsr_edge("evaluate", MODEL, photos, "--degrade", "jpeg:40,area+noise:4")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == ["photos: 2 images, degraded in 2 ways"]
+    title, header, *rows = done.stdout.splitlines()
+    assert title.rstrip() == f"{MODEL} on photos, degraded"
+    assert header.split() == ["LR", "PSNR", "Y", "bicubic", "Lanczos", "SSIM", "Y", "bicubic", "Lanczos", "lost"]
+    with load(MODEL, precision="fp32") as resolver:
+        expected = {
+            way: compare({"model": resolver}, load_pairs([photos], 2), way, 2) for way in ("jpeg:40", "area+noise:4")
+        }
+    for row, (way, figures) in zip(rows, expected.items(), strict=True):
+        cells = row.split()
+        assert cells[0] == way
+        assert [float(cell) for cell in cells[1:4]] == pytest.approx(
+            [figures[what].mean.psnr_y for what in ("model", "bicubic", "Lanczos")], abs=0.006
+        )
+        assert cells[-1] == f"{len(figures['model'].lost)}/2"
+    document = json.loads(wdsr_edge("evaluate", MODEL, photos, "--degrade", "jpeg:40", "--json").stdout)
+    assert document["photos"]["jpeg:40"]["bicubic"]["mean"] == pytest.approx(
+        asdict(expected["jpeg:40"]["bicubic"].mean) | {"name": "mean"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--degrade", "jpg:50"), "unknown step 'jpg'"),
+        (("--degrade", "jpeg:50,"), "unknown step ''"),
+        (("--degrade", "jpeg:50", "--csv"), "--degrade prints a table or --json, no --csv"),
+    ],
+)
+def test_a_wrong_degradation_is_refused_before_anything_is_read(
+    wdsr_edge: Command, options: tuple[str, ...], words: str
+) -> None:
+    refused(wdsr_edge("evaluate", MODEL, "no such folder", *options), words)

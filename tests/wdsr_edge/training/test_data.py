@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from wdsr_edge import InputError, evaluation, training
+from wdsr_edge.degradation import read_recipe
 from wdsr_edge.evaluation import Pair, bicubic, load_pairs
 from wdsr_edge.images import Rgb, read_rgb
-from wdsr_edge.samples import PHOTOS, golden_frame
+from wdsr_edge.samples import PHOTOS, frame_of_size, golden_frame
 from wdsr_edge.training import ImageCache, TrainConfig, World, open_pairs
 from wdsr_edge.training.cache import CacheError
-from wdsr_edge.training.data import batches, random_patches
+from wdsr_edge.training.data import DrawnPairs, Variety, batches, random_patches
 
 CPU = torch.device("cpu")
 FOLDER = Path(training.__file__).parent
@@ -407,3 +408,32 @@ def test_the_batches_of_a_resumed_run_are_those_it_would_have_had(pairs: list[Pa
     expected = random_patches(pairs, 8, 2, (5, 3))
     assert torch.equal(lr, expected[0])
     assert torch.equal(hr, expected[1])
+
+
+def test_drawn_pictures_are_as_many_as_asked_for_and_the_same_again() -> None:
+    drawn, again = DrawnPairs(2, 16), DrawnPairs(2, 16)
+    assert len(drawn) == 6 * 64
+    assert drawn[5].name == "gradients-0"
+    assert drawn[-1].name == "gradients-63"
+    assert [pair.name for pair in drawn[:2]] == ["text-0", "line-art-0"]
+    assert np.array_equal(drawn[7].hr, again[7].hr)
+    with pytest.raises(IndexError):
+        drawn[6 * 64]
+    photographs = [Pair("grey", np.full((20, 20, 3), 7, np.uint8), np.full((40, 40, 3), 7, np.uint8))]
+    lr, _ = random_patches(photographs, 16, 300, (0, 0), variety=Variety(drawn, 0.3))
+    grey = sum(bool((patch * 255).round().eq(7).all()) for patch in lr)
+    assert 0.6 < grey / 300 < 0.8
+
+
+@pytest.mark.parametrize("side", [16, 40, 90])
+def test_degraded_patches_show_what_their_truth_shows(side: int) -> None:
+    """From images that are hardly larger than a patch, too."""
+    hr = frame_of_size(2 * side, 2 * side)
+    pairs = [Pair("photo", bicubic(hr, 1 / 2), hr)]
+    lr, truth = random_patches(pairs, 16, 60, (0, 0), variety=Variety(degradations=read_recipe("camera")))
+    assert lr.shape == (60, 3, 16, 16)
+    assert truth.shape == (60, 3, 32, 32)
+    small = torch.nn.functional.avg_pool2d(truth, 2)
+    assert float((lr - small).abs().mean()) * 255 < 12
+    clean = random_patches(pairs, 16, 60, (0, 0))[0]
+    assert (lr != clean).any()

@@ -26,6 +26,7 @@ from tests.wdsr_edge.cli.test_train import ended
 from wdsr_edge import CheckpointError, InputError, _files
 from wdsr_edge.cli import main
 from wdsr_edge.config import ModelConfig
+from wdsr_edge.degradation import read_recipe
 from wdsr_edge.evaluation import Pair
 from wdsr_edge.models import build, save_checkpoint
 from wdsr_edge.samples import PHOTOS
@@ -94,6 +95,8 @@ def test_a_run_stopped_after_any_step_goes_on(
         ({"expansion_conv": "group"}, {"amp": "bfloat16", "amp_share": 0.6}),
         ({}, {"amp": "float16", "clip": 0.5}),
         ({}, {"workers": 1}),
+        ({}, {"reparameterize": True}),
+        ({}, {"drawn": 0.5}),
         pytest.param({}, {"channels_last": False, "loss": "charbonnier"}, marks=pytest.mark.slow),
     ],
     ids=str,
@@ -109,6 +112,20 @@ def test_any_kind_of_run_goes_on(
         train(config, recipe, pairs, validation, tmp_path / "k", start=start, teacher=teacher, on_step=killer(4))
     train(config, recipe, pairs, validation, tmp_path / "k", start=start, teacher=teacher)
     assert outcome(tmp_path / "k") == outcome(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_degraded_run_goes_on(tmp_path: Path, pairs: list[Pair], validation: list[Pair], workers: int) -> None:
+    recipe, camera = replace(RECIPE, drawn=0.3, workers=workers), read_recipe("camera")
+    train(CONFIG, recipe, pairs, validation, tmp_path / "straight", degradations=camera)
+    with pytest.raises(Killed):
+        train(CONFIG, recipe, pairs, validation, tmp_path / "k", degradations=camera, on_step=killer(4))
+    with pytest.raises(InputError, match="with other degradations"):
+        train(CONFIG, recipe, pairs, validation, tmp_path / "k", degradations=read_recipe("scan"))
+    train(CONFIG, recipe, pairs, validation, tmp_path / "k", degradations=camera)
+    assert outcome(tmp_path / "k") == outcome(tmp_path / "straight")
+    train(CONFIG, recipe, pairs, validation, tmp_path / "clean")
+    assert outcome(tmp_path / "k") != outcome(tmp_path / "clean")
 
 
 def test_a_gradient_scale_that_fell_stays_fallen(tmp_path: Path, pairs: list[Pair], validation: list[Pair]) -> None:
@@ -279,6 +296,8 @@ OTHERS: dict[str, Any] = {
     "ema": 0.6,
     "clip": 1.0,
     "distillation": 0.4,
+    "drawn": 0.2,
+    "reparameterize": True,
     "quantize": True,
     "amp": "bfloat16",
     "amp_share": 0.5,

@@ -1,0 +1,92 @@
+"""How networks do on pictures that cameras and codecs deliver, beside plain enlarging. Works without torch."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .degradation import Degradation
+from .evaluation import Pair, Score, Upscale, bicubic, mean_score, score
+from .images import Rgb
+
+CONDITIONS: Mapping[str, str] = {
+    "clean (MATLAB bicubic)": "bicubic",
+    "JPEG, quality 30": "jpeg:30",
+    "JPEG, quality 50": "jpeg:50",
+    "JPEG, quality 75": "jpeg:75",
+    "JPEG, quality 90": "jpeg:90",
+    "noise, sigma 2": "noise:2",
+    "noise, sigma 5": "noise:5",
+    "noise, sigma 10": "noise:10",
+    "cubic without antialias": "cubic",
+    "area 2x2": "area",
+    "bilinear, antialiased": "bilinear",
+    "Gauss 0.8, decimated": "blur:0.8",
+    "Gauss 1.2, decimated": "blur:1.2",
+    "Gauss 1.6, decimated": "blur:1.6",
+    "H.264, CRF 18": "h264:18",
+    "H.264, CRF 23": "h264:23",
+    "H.264, CRF 28": "h264:28",
+    "H.264, CRF 33": "h264:33",
+    "area, sensor noise, CRF 28": "area+sensor:1.5:0.02+h264:28",
+    "area, sensor noise, JPEG 85": "area+sensor:2:0.04+jpeg:85",
+}
+"""What the tables are made for, as ``wdsr_edge.degradation`` writes it."""
+
+BICUBIC, LANCZOS = "bicubic", "Lanczos"
+"""What every network is held against."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one way of enlarging gives under one condition."""
+
+    images: Sequence[Score]
+    lost: Sequence[str]
+    """Images with less PSNR on luma than bicubic enlarging has."""
+
+    @property
+    def mean(self) -> Score:
+        """The mean of each figure over images."""
+        return mean_score(self.images)
+
+
+def lanczos(image: Rgb, scale: int) -> Rgb:
+    """Pillow's Lanczos enlarging of a uint8 RGB image."""
+    from PIL import Image
+
+    size = image.shape[1] * scale, image.shape[0] * scale
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+
+def degraded(pairs: Iterable[Pair], degradation: Degradation, name: str) -> Iterator[Pair]:
+    """``pairs`` with LR pictures made by ``degradation``; what is drawn depends on the image's name and ``name``."""
+    for pair in pairs:
+        random = np.random.default_rng(
+            [zlib.crc32(text.encode("utf-8", "surrogateescape")) for text in (pair.name, name)]
+        )
+        yield Pair(pair.name, *degradation(pair.hr, len(pair.hr) // len(pair.lr), random))
+
+
+def compare(upscales: Mapping[str, Upscale], pairs: Iterable[Pair], degradation: str, scale: int) -> dict[str, Figures]:
+    """Figures of each of ``upscales``, of BICUBIC and of LANCZOS, on ``pairs`` degraded.
+
+    Raises InputError if ``degradation`` is not written right, or an image is too small for it.
+    """
+    ways: dict[str, Upscale] = {
+        **upscales,
+        BICUBIC: lambda frame: bicubic(frame, scale),
+        LANCZOS: lambda frame: lanczos(frame, scale),
+    }
+    scores: dict[str, list[Score]] = {way: [] for way in ways}
+    for pair in degraded(pairs, Degradation.parse(degradation), degradation):
+        for way, upscale in ways.items():
+            scores[way].append(score(pair, upscale(pair.lr)))
+    return {way: Figures(found, _lost(found, scores[BICUBIC])) for way, found in scores.items()}
+
+
+def _lost(scores: Sequence[Score], plain: Sequence[Score]) -> list[str]:
+    return [ours.name for ours, theirs in zip(scores, plain, strict=True) if ours.psnr_y < theirs.psnr_y]
