@@ -16,7 +16,7 @@ GPU_BIN := $(VENV)-$(GPU)/bin
 
 deploy: $(VENV)/installed-deploy
 	$(BIN)/wdsr-edge deploy wdsr-b-3x32-x2 --force --output $(OUT)/wdsr-b-3x32-x2
-	$(BIN)/wdsr-edge upscale wdsr_edge/photos/coffee.png --model $(OUT)/wdsr-b-3x32-x2 --output $(OUT)/coffee_x2.png
+	$(BIN)/wdsr-edge upscale wdsr_edge/images/photos/coffee.png --model $(OUT)/wdsr-b-3x32-x2 --output $(OUT)/coffee_x2.png
 
 # INT8 of every shipped model again, in place, on photographs in folders: make calibrate IMAGES='T91 BSDS200'
 calibrate: $(VENV)/installed-deploy

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.networks import network
 from wdsr_edge.backends import Session, open_session
-from wdsr_edge.samples import frame_of_size
+from wdsr_edge.images.samples import frame_of_size
 from wdsr_export import export_onnx
 
 

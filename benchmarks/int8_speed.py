@@ -19,8 +19,8 @@ import numpy as np
 from wdsr_edge.backends import ON_CPU, open_session
 from wdsr_edge.bundle import Bundle, Graph
 from wdsr_edge.cli.sizes import parse_size
+from wdsr_edge.images.samples import frame_of_size
 from wdsr_edge.loading import ZOO, find_bundle
-from wdsr_edge.samples import frame_of_size
 
 
 def processor_ms(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:

@@ -17,8 +17,8 @@ from benchmarks.networks import network
 from benchmarks.test_frame_call import around_float
 from wdsr_edge.backends import Session, open_session
 from wdsr_edge.cli.sizes import parse_size
+from wdsr_edge.images.samples import frame_of_size
 from wdsr_edge.models import fold
-from wdsr_edge.samples import frame_of_size
 from wdsr_export.graph import float_graph
 from wdsr_export.passes import FLOAT_PASSES, UINT8_PASSES, Pass, pad_channels, shuffle_in_nhwc
 

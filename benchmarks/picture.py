@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw
 
 import wdsr_edge
 from wdsr_edge.evaluation import bicubic
-from wdsr_edge.images import read_rgb
+from wdsr_edge.images.files import read_rgb
+from wdsr_edge.images.samples import PHOTOS
 from wdsr_edge.metrics import psnr
-from wdsr_edge.samples import PHOTOS
 
 CROP = (slice(150, 310), slice(190, 390))
 ZOOM = 2

@@ -11,7 +11,7 @@ import pytest
 from wdsr_edge import SuperResolver
 from wdsr_edge.backends import Session
 from wdsr_edge.config import ModelConfig
-from wdsr_edge.samples import frame_of_size
+from wdsr_edge.images.samples import frame_of_size
 from wdsr_edge.tiling import tiles
 
 NAME = "wdsr-b-3x32-x2"

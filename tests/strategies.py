@@ -8,9 +8,9 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
+from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.models import EDSR, WDSR, ModelConfig, build
 from wdsr_edge.models.reference import to_tensor
-from wdsr_edge.samples import golden_frame
 
 ARCHS = ("edsr", "wdsr-a", "wdsr-b")
 NORMS = ("weight", "batch", "none")

@@ -13,10 +13,10 @@ from ._errors import WdsrError
 from .backends import COMPILED, EngineReport, GpuOptions, thread_count
 from .bundle import Bundle
 from .gates import check_golden
-from .images import Rgb
+from .images.files import Rgb
+from .images.samples import frame_of_size
 from .loading import open_bundle
 from .metrics import Difference
-from .samples import frame_of_size
 from .speed import Choice, graph_of
 from .super_resolver import SuperResolver, Tile
 from .timing import Latency, measure_in_turns, measure_stream

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ._errors import InputError
-from .image_folders import list_images
+from .images.folders import list_images
 
 Split = Literal["train", "valid"]
 

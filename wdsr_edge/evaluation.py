@@ -12,9 +12,9 @@ import numpy as np
 
 from ._errors import InputError, WdsrError
 from .datasets import PairFiles, Split, list_pairs
-from .images import Rgb, read_rgb
+from .images.files import Rgb, read_rgb
+from .images.resampler import resize_bicubic
 from .metrics import psnr, ssim
-from .resampler import resize_bicubic
 
 Upscale = Callable[[Rgb], Rgb]
 """uint8 HWC RGB to the same, ``scale`` times as large."""

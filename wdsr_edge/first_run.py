@@ -13,8 +13,8 @@ from .backends.engine_config import EngineConfig
 from .bundle import Bundle
 from .clocks import Clocks, read_clocks
 from .comparison import Size, Timed, compare
+from .images.samples import frame_of_size
 from .loading import open_bundle
-from .samples import frame_of_size
 from .speed import Choice
 
 

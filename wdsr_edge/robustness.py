@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .degradation import Degradation
 from .evaluation import Pair, Score, Upscale, bicubic, mean_score, score
-from .images import Rgb
+from .images.degradation import Degradation
+from .images.files import Rgb
 
 CONDITIONS: Mapping[str, str] = {
     "clean (MATLAB bicubic)": "bicubic",
@@ -34,7 +34,7 @@ CONDITIONS: Mapping[str, str] = {
     "area, sensor noise, CRF 28": "area+sensor:1.5:0.02+h264:28",
     "area, sensor noise, JPEG 85": "area+sensor:2:0.04+jpeg:85",
 }
-"""What the tables are made for, as ``wdsr_edge.degradation`` writes it."""
+"""What the tables are made for, as ``wdsr_edge.images.degradation`` writes it."""
 
 BICUBIC, LANCZOS = "bicubic", "Lanczos"
 """What every network is held against."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ._errors import WdsrError
-from .images import MAX_PIXELS, check_writable, read_picture, write_picture
+from .images.files import MAX_PIXELS, check_writable, read_picture, write_picture
 from .super_resolver import SuperResolver
 from .upscale_plan import Done, Job, Plan, plan
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from ._errors import InputError
 from ._files import check_name, place_of
-from .formats import SUFFIXES, suffix_for
-from .image_folders import find_images, require_images
-from .image_writing import check_lossless
+from .images.folders import find_images, require_images
+from .images.formats import SUFFIXES, suffix_for
+from .images.writing import check_lossless
 
 _PACKAGE = Path(__file__).resolve().parent
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from wdsr_edge._errors import InputError
 from wdsr_edge.evaluation import Pair, Upscale, psnr_y
-from wdsr_edge.images import Rgb
+from wdsr_edge.images.files import Rgb
 from wdsr_edge.models import reference
 
 from .network import Network

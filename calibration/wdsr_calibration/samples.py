@@ -2,8 +2,8 @@
 
 Photographs come from ground-truth images, which DIV2K or any folder holds; LR files of the layout are used as they are,
 others are made with the exact resampler. Next to them stand pictures that the project draws itself, of every kind of
-``wdsr_edge.content``: INT8 ranges that have only seen photographs cut off what sharper edges reach. Everything is drawn
-by a seed and an image's name, so the same images give the same set. A manifest says which images and which crops
+``wdsr_edge.images.drawn``: INT8 ranges that have only seen photographs cut off what sharper edges reach. Everything is
+drawn by a seed and an image's name, so the same images give the same set. A manifest says which images and which crops
 instead:
 
     crops = [["0017", 0.43, 0.12], ...]    image, top and left as shares of what a crop can move by
@@ -25,12 +25,12 @@ import numpy as np
 
 from wdsr_edge._errors import InputError
 from wdsr_edge._files import read_regular, read_text, read_toml, replacing
-from wdsr_edge.content import KINDS, draw
 from wdsr_edge.datasets import PairFiles, list_pairs
 from wdsr_edge.evaluation import Pair, bicubic, read_pair
+from wdsr_edge.images.drawn import KINDS, draw
 
 PHOTOGRAPHS = "photographs"
-"""The content that comes from files; the others are the kinds of ``wdsr_edge.content``."""
+"""The content that comes from files; the others are the kinds of ``wdsr_edge.images.drawn``."""
 
 LARGEST = 144
 """LR pixels a side that a held-out image is cut to, from its middle: enough to measure on, and quick."""
@@ -44,7 +44,7 @@ MANIFESTS = (Path(__file__).parent / "manifests", Path(__file__).parents[1] / "m
 """Where those that ship lie: in an installed package, in a checkout."""
 
 Contents = Mapping[str, Sequence[Pair]]
-"""Pairs by what they show: PHOTOGRAPHS, or a kind of ``wdsr_edge.content``."""
+"""Pairs by what they show: PHOTOGRAPHS, or a kind of ``wdsr_edge.images.drawn``."""
 
 OnSkipped = Callable[[Path, str], None]
 Place = tuple[str, float, float]
@@ -129,7 +129,7 @@ def sample_folders(
 
 
 def drawn(count: int, size: int, scale: int, *, seed: int) -> dict[str, list[Pair]]:
-    """``count`` pairs of each kind of ``wdsr_edge.content``, ``size`` LR pixels a side; none if ``count`` is 0."""
+    """``count`` pairs of each kind of ``wdsr_edge.images.drawn``, ``size`` LR pixels a side; none if ``count`` is 0."""
     found: dict[str, list[Pair]] = {}
     for kind in KINDS if count else ():
         images = (draw(kind, (seed << 32) + i, (size * scale, size * scale)) for i in range(count))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wdsr_edge.evaluation import Upscale
-from wdsr_edge.images import Rgb
+from wdsr_edge.images.files import Rgb
 from wdsr_edge.metrics import difference
 from wdsr_edge.models import EDSR, WDSR, reference
 from wdsr_edge.models.reference import to_image, to_tensor

@@ -17,7 +17,7 @@ from wdsr_edge.backends.quiet import load_onnxruntime, quiet_options
 from wdsr_edge.bundle import Bundle, Graph, onnx_name, read_manifest
 from wdsr_edge.evaluation import Upscale
 from wdsr_edge.gates import Gate, golden_gate
-from wdsr_edge.images import Rgb
+from wdsr_edge.images.files import Rgb
 from wdsr_edge.models.reference import to_image, to_tensor
 
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wdsr_edge.images import Rgb
+from wdsr_edge.images.files import Rgb
 from wdsr_edge.metrics import difference
 from wdsr_edge.models import EDSR, WDSR, fold, reference
 

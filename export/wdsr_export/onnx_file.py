@@ -18,9 +18,9 @@ from wdsr_edge._files import replacing
 from wdsr_edge._version import __version__
 from wdsr_edge.bundle import FORMAT_VERSION, METADATA_PREFIX, Io, Precision
 from wdsr_edge.config import ModelConfig
-from wdsr_edge.images import Rgb
+from wdsr_edge.images.files import Rgb
+from wdsr_edge.images.samples import sample_frames
 from wdsr_edge.models import EDSR, WDSR, fold
-from wdsr_edge.samples import sample_frames
 
 from .graph import float_graph, weights_hash
 from .passes import FLOAT_PASSES, UINT8_PASSES, Saving

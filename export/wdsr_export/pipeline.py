@@ -32,9 +32,9 @@ from wdsr_edge.bundle import (
 )
 from wdsr_edge.comparison import Timed, compare
 from wdsr_edge.gates import GATES, LEARNED, Gate, golden_gate
-from wdsr_edge.images import Rgb
+from wdsr_edge.images.files import Rgb
+from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.models import EDSR, WDSR, fold, reference, save_checkpoint
-from wdsr_edge.samples import golden_frame
 from wdsr_edge.speed import choices
 
 from .fp16_sums import NAME as FP16_SUMS

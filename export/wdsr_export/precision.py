@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wdsr_calibration import to_float16
 from wdsr_edge._errors import ExportError
 from wdsr_edge.backends.quiet import load_onnxruntime, quiet_options
-from wdsr_edge.images import Rgb
+from wdsr_edge.images.files import Rgb
 
 MOST = 65504 / 4
 """Magnitude from which a tensor stays FP32: a quarter of FP16's largest, for frames that reach further."""

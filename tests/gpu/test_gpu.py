@@ -18,9 +18,9 @@ import wdsr_edge
 from wdsr_edge import BackendError, Bundle, SuperResolver
 from wdsr_edge.backends import COMPILED, ON_CPU, Backend, installed
 from wdsr_edge.backends._cuda import Cuda
+from wdsr_edge.images.samples import frame_of_size
 from wdsr_edge.loading import find_bundle, zoo_names
 from wdsr_edge.metrics import psnr
-from wdsr_edge.samples import frame_of_size
 from wdsr_edge.speed import Choice, choices
 
 pytestmark = pytest.mark.gpu

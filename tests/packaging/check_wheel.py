@@ -64,7 +64,7 @@ def check_contents(wheel: Path) -> None:
     for name in (
         "wdsr_edge/py.typed",
         f"wdsr_edge/zoo/{MODEL}/manifest.json",
-        "wdsr_edge/photos/coffee.png",
+        "wdsr_edge/images/photos/coffee.png",
         "wdsr_calibration/manifests/div2k.toml",
         "wdsr_edge/targets/rtx-4090.toml",
     ):

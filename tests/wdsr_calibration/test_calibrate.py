@@ -24,9 +24,9 @@ from wdsr_calibration.placement import Placement
 from wdsr_calibration.qdq import LEVELS_OF_FORM, RELU_LEVELS_OF_FORM
 from wdsr_calibration.samples import PHOTOGRAPHS, sample_folders
 from wdsr_edge import InputError
+from wdsr_edge.images.samples import sample_frames
 from wdsr_edge.models import fold, load_model
 from wdsr_edge.models.reference import to_tensor
-from wdsr_edge.samples import sample_frames
 
 MODEL = load_model("wdsr-b-1x32-x2")
 

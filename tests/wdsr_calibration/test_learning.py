@@ -13,9 +13,9 @@ from wdsr_calibration.placement import body
 from wdsr_calibration.ranges import channel_maxima, histograms, set_scales
 from wdsr_calibration.samples import PHOTOGRAPHS, drawn
 from wdsr_edge.evaluation import Pair, bicubic
+from wdsr_edge.images.samples import sample_frames
 from wdsr_edge.models import ModelConfig, fold
 from wdsr_edge.models.reference import to_tensor
-from wdsr_edge.samples import sample_frames
 
 FRAMES = sample_frames().values()
 HR = [frame[top : top + 48, 60:108] for frame in FRAMES for top in (40, 80, 120)]

@@ -12,9 +12,9 @@ from wdsr_calibration.equalisation import equalise
 from wdsr_calibration.network import LEVELS, Network, kernel_scales, representable, result_of
 from wdsr_calibration.placement import Placement, body
 from wdsr_calibration.ranges import channel_maxima
+from wdsr_edge.images.samples import sample_frames
 from wdsr_edge.models import EDSR, WDSR, ModelConfig, fold
 from wdsr_edge.models.reference import to_tensor
-from wdsr_edge.samples import sample_frames
 from wdsr_export import export_onnx
 
 CROP = to_tensor(sample_frames()["chelsea.png"][None, 100:124, 120:150])

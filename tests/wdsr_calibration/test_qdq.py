@@ -19,11 +19,11 @@ from wdsr_calibration.network import LEVELS, Network
 from wdsr_calibration.qdq import LEVELS_OF_FORM, MIDDLE, RELU_LEVELS_OF_FORM, Form
 from wdsr_calibration.ranges import channel_maxima, histograms, set_scales
 from wdsr_edge import ExportError, InputError
+from wdsr_edge.images.samples import sample_frames
 from wdsr_edge.metrics import difference
 from wdsr_edge.models import ModelConfig, reference
 from wdsr_edge.models.reference import to_tensor
 from wdsr_edge.onnx_reader import read_onnx
-from wdsr_edge.samples import sample_frames
 from wdsr_export import export_onnx
 
 FRAME = np.ascontiguousarray(sample_frames()["chelsea.png"][60:110, 100:160])

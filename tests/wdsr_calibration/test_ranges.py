@@ -12,9 +12,9 @@ from tests.strategies import trained_like
 from wdsr_calibration.network import LEVELS, Network
 from wdsr_calibration.ranges import BINS, PERCENTILE, Histogram, channel_maxima, histograms, set_scales
 from wdsr_edge import InputError
+from wdsr_edge.images.samples import sample_frames
 from wdsr_edge.models import ModelConfig
 from wdsr_edge.models.reference import to_tensor
-from wdsr_edge.samples import sample_frames
 
 CROPS = [to_tensor(frame[None, 60:92, 60:92]) for frame in sample_frames().values()]
 METHODS = ("min-max", "percentile", "entropy", "mse")

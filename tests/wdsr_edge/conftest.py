@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.bundles import CONFIG
+from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.models import build
-from wdsr_edge.samples import golden_frame
 from wdsr_export import deploy
 
 

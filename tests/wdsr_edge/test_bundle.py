@@ -23,8 +23,8 @@ import wdsr_edge
 from tests.bundles import CONFIG, FILES, REUSED, edit, one_line, refused, replace
 from wdsr_edge import Bundle, BundleError, InputError, WdsrError
 from wdsr_edge.bundle import GOLDEN_LR, MANIFEST, WEIGHTS
+from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.models import load_model
-from wdsr_edge.samples import golden_frame
 
 
 def test_a_good_bundle(good: Path) -> None:

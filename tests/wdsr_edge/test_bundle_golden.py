@@ -16,7 +16,7 @@ from PIL import Image
 from tests.bundles import at_most, edit, one_line, replace
 from wdsr_edge import Bundle, BundleError
 from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR
-from wdsr_edge.samples import golden_frame
+from wdsr_edge.images.samples import golden_frame
 
 
 def png(width: int, height: int, *after: tuple[bytes, bytes], pixels: bytes | None = None) -> bytes:

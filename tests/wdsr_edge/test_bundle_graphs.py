@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 import wdsr_edge
 from tests.bundles import one_line, refused, replace
 from wdsr_edge import WdsrError
+from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.models import ModelConfig, build
-from wdsr_edge.samples import golden_frame
 from wdsr_export import export_onnx
 
 

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from wdsr_edge import InputError, download, samples
+from wdsr_edge import InputError, download
 from wdsr_edge.download import DIV2K, Archive
-from wdsr_edge.images import read_rgb
+from wdsr_edge.images import samples
+from wdsr_edge.images.files import read_rgb
 
 
 def packed(*names: str) -> bytes:

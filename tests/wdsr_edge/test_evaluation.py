@@ -27,8 +27,8 @@ from wdsr_edge.evaluation import (
     score,
     self_ensemble,
 )
+from wdsr_edge.images.samples import PHOTOS, golden_frame
 from wdsr_edge.metrics import psnr, ssim
-from wdsr_edge.samples import PHOTOS, golden_frame
 
 Frame = NDArray[np.uint8]
 

@@ -53,7 +53,7 @@ LOADED = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modu
         "wdsr_edge",
         "wdsr_edge.config",
         "wdsr_edge.metrics",
-        "wdsr_edge.resampler",
+        "wdsr_edge.images.resampler",
         "wdsr_edge.tiling",
         "wdsr_edge.backends",
     ],

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from wdsr_edge.backends import ON_CPU
-from wdsr_edge.samples import frame_of_size
+from wdsr_edge.images.samples import frame_of_size
 
 PROGRAM = """
 import resource, sys

@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as arrays
 
 from wdsr_edge import InputError
 from wdsr_edge.evaluation import bicubic, evaluate, load_pairs, mean_score
+from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.metrics import difference, luma_bt601, psnr, ssim
-from wdsr_edge.samples import golden_frame
 
 pairs_of_images = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
     lambda size: st.tuples(*[arrays.arrays(np.uint8, (*size, 3))] * 2)

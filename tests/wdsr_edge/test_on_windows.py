@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from tests.command_line import Done, refused
-from wdsr_edge.images import read_rgb
+from wdsr_edge.images.files import read_rgb
+from wdsr_edge.images.samples import frame_of_size
 from wdsr_edge.loading import ZOO
-from wdsr_edge.samples import frame_of_size
 
 ROOT = Path(__file__).parents[2]
 MODEL = "wdsr-b-1x32-x2"

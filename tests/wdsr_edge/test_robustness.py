@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wdsr_edge.degradation import Degradation
 from wdsr_edge.evaluation import Pair, bicubic, psnr_y
+from wdsr_edge.images.degradation import Degradation
+from wdsr_edge.images.samples import frame_of_size
 from wdsr_edge.robustness import CONDITIONS, compare, degraded, lanczos
-from wdsr_edge.samples import frame_of_size
 
 
 @pytest.fixture(scope="module")

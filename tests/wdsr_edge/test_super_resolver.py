@@ -22,9 +22,9 @@ from tests.strategies import ARCHS, SCALES, trained_like
 from wdsr_edge import BackendError, InputError, SuperResolver
 from wdsr_edge.backends import Session, open_session
 from wdsr_edge.config import ModelConfig
+from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.models import fold
 from wdsr_edge.models.reference import reference
-from wdsr_edge.samples import golden_frame
 from wdsr_export import export_onnx
 
 CONFIG = ModelConfig.from_name("wdsr-b-1x8-x2")

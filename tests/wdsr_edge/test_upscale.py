@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from wdsr_edge import InputError, SuperResolver, load
-from wdsr_edge.images import Picture, read_picture, write_picture
-from wdsr_edge.samples import golden_frame
+from wdsr_edge.images.files import Picture, read_picture, write_picture
+from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.upscale import Job, plan, upscale_file, upscale_files
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.wdsr_edge.test_formats import saved
-from wdsr_edge import InputError, samples
+from tests.wdsr_edge.images.test_formats import saved
+from wdsr_edge import InputError
+from wdsr_edge.images import samples
 from wdsr_edge.upscale_plan import Done, Job, Plan, plan
 
 

@@ -15,9 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from tests.wdsr_edge.cli.conftest import Command, wdsr_edge
+from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.loading import ZOO
 from wdsr_edge.models import load_model, reference
-from wdsr_edge.samples import golden_frame
 from wdsr_export import check_parity, verify
 from wdsr_export.foreign import precision_of_file
 

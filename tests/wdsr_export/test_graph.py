@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wdsr_edge import ExportError, InputError
+from wdsr_edge.images.samples import sample_frames
 from wdsr_edge.metrics import difference
 from wdsr_edge.models import EDSR, WDSR, ModelConfig, build, fold, reference
-from wdsr_edge.samples import sample_frames
 from wdsr_export import export_onnx, onnx_file
 from wdsr_export.graph import weights_hash
 

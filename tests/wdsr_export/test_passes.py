@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.models import ModelConfig, build, fold
-from wdsr_edge.samples import golden_frame
 from wdsr_export.graph import float_graph
 from wdsr_export.passes import (
     FLOAT_PASSES,

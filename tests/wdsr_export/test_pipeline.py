@@ -19,8 +19,8 @@ from wdsr_calibration.samples import PHOTOGRAPHS
 from wdsr_edge import Bundle, ExportError, InputError
 from wdsr_edge.backends import installed
 from wdsr_edge.bundle import GOLDEN_LR, GOLDEN_SR, MANIFEST, WEIGHTS
+from wdsr_edge.images.samples import PHOTOS, golden_frame
 from wdsr_edge.models import EDSR, WDSR, ModelConfig, build, fold, load_checkpoint, load_model, reference
-from wdsr_edge.samples import PHOTOS, golden_frame
 from wdsr_export import Deployment, check_parity, deploy, verify
 from wdsr_export import parity as parity_module
 from wdsr_export.graph import weights_hash

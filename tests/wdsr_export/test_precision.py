@@ -15,10 +15,10 @@ from hypothesis import example, given, settings
 from tests.strategies import configs, trained_like
 from wdsr_calibration import to_float16
 from wdsr_edge import ExportError
+from wdsr_edge.images.samples import sample_frames
 from wdsr_edge.metrics import difference
 from wdsr_edge.models import EDSR, WDSR, ModelConfig, fold, load_model, reference
 from wdsr_edge.models.reference import to_tensor
-from wdsr_edge.samples import sample_frames
 from wdsr_export import export_onnx
 
 FRAME = np.ascontiguousarray(sample_frames()["chelsea.png"][60:110, 100:160])

@@ -76,9 +76,9 @@ def run(
 
     from ..bundle import Bundle, check_target
     from ..existing import existing
+    from ..images.samples import sample_frames
     from ..loading import find_bundle, is_checkpoint
     from ..models import load_model
-    from ..samples import sample_frames
 
     if is_checkpoint(model):
         raise InputError(f"{model} is no bundle: make one of it with wdsr-edge deploy, which calibrates as well")

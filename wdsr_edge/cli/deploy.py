@@ -61,8 +61,8 @@ def run(
     from wdsr_export.graph import weights_hash
 
     from ..existing import existing, int8_of
+    from ..images.samples import sample_frames
     from ..models import fold, load_model
-    from ..samples import sample_frames
 
     network = load_model(model)
     target = output or Path(network.config.name)

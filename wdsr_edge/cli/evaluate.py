@@ -75,8 +75,8 @@ def run(
     jpeg:QUALITY, h264:CRF, h265:CRF.
     """
     from ..datasets import find_dataset
-    from ..degradation import Degradation
     from ..evaluation import mean_score, self_ensemble
+    from ..images.degradation import Degradation
 
     if csv and json:
         raise InputError("--csv and --json exclude each other")

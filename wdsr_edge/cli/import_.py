@@ -39,9 +39,9 @@ def run(
         raise InputError(f"{output} is the file to import: choose another name")
     colour = _parse_mean(mean) if mean else None
     from ..evaluation import bicubic, load_pairs
+    from ..images.samples import PHOTOS
     from ..models import reference, save_checkpoint
     from ..models.importers import import_model
-    from ..samples import PHOTOS
 
     found = import_model(file, mean=colour, std=std, res_scale=res_scale)
     save_checkpoint(found.model, output)

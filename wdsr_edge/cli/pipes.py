@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .._errors import InputError
-from ..formats import HEAD, format_of
+from ..images.formats import HEAD, format_of
 
 STANDARD = "-"
 """The name of both on the command line; a file of that name is ./-."""

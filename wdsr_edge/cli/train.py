@@ -87,7 +87,7 @@ def run(
     """
     given: dict[str, Any] = {name: value for name, value in locals().items() if value is not None}
     from ..config import ModelConfig
-    from ..degradation import read_recipe
+    from ..images.degradation import read_recipe
     from ..models import load_model
     from ..training import Student, check_run, config_of_start, join_world, open_device, train
 
@@ -167,7 +167,7 @@ def _images(places: dict[str, Any], scale: int, patch: int, world: World) -> tup
     """What to train on and what to validate on; the first process decodes, the others then find it in the cache."""
     from ..datasets import find_dataset
     from ..evaluation import least_for_ssim
-    from ..samples import PHOTOS
+    from ..images.samples import PHOTOS
     from ..training import ImageCache, open_pairs
     from ..training.cache import default_cache
 

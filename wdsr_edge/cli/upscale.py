@@ -136,7 +136,7 @@ def _places(
 ) -> tuple[list[Path], Path | None]:
     """The inputs and the output as paths; standard input and output become temporary files, entered in ``names``."""
     from .. import InputError
-    from ..formats import SUFFIXES, suffix_for
+    from ..images.formats import SUFFIXES, suffix_for
 
     if "" in inputs or output == "":
         raise InputError("an empty name is not a file: name an image")

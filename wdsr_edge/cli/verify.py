@@ -79,10 +79,10 @@ def _against_torch(model: str, images: Path | None, onnx: Path | None, threads: 
     from wdsr_export import verify
 
     from ..bundle import Bundle
+    from ..images.samples import sample_frames
     from ..loading import find_bundle, is_checkpoint
     from ..models import load_model
     from ..models.reference import use_threads
-    from ..samples import sample_frames
 
     if onnx is None and is_checkpoint(model):
         raise InputError(f"{model} is a checkpoint and has no graphs: give one with --onnx, or deploy it first")

@@ -5,7 +5,7 @@ from .._errors import require
 require("torch", "train")
 
 from ..evaluation import Pair  # noqa: E402
-from ..resampler import resize_bicubic  # noqa: E402
+from ..images.resampler import resize_bicubic  # noqa: E402
 from .cache import ImageCache  # noqa: E402
 from .data import open_pairs  # noqa: E402
 from .distributed import World, join_world, open_device  # noqa: E402

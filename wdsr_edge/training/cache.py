@@ -19,7 +19,7 @@ import numpy as np
 
 from .._errors import InputError
 from .._files import check_folder, open_regular, replacing, user_cache
-from ..images import Rgb
+from ..images.files import Rgb
 
 _HEADER = struct.Struct("<4sII16s")
 _MAGIC = b"RGB9"  # RGB8 had no checksum

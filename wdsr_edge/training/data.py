@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .._errors import InputError, WdsrError
-from ..content import KINDS, draw
 from ..datasets import PairFiles, Split, list_pairs
-from ..degradation import Recipe
 from ..evaluation import Pair, bicubic, read_pair
-from ..images import Rgb
+from ..images.degradation import Recipe
+from ..images.drawn import KINDS, draw
+from ..images.files import Rgb
 from ..models.reference import to_tensor
 from .cache import CacheError, ImageCache, Stored
 from .distributed import World
@@ -120,7 +120,7 @@ class Variety:
 
 
 DRAWN_OF_A_KIND = 64
-"""Pictures of each kind of ``wdsr_edge.content`` that patches are cut from."""
+"""Pictures of each kind of ``wdsr_edge.images.drawn`` that patches are cut from."""
 _DRAWN_SIZE = 96
 """LR pixels a side of these, or a patch if that is larger."""
 _SEED = 3 << 40
@@ -128,7 +128,7 @@ _SEED = 3 << 40
 
 
 class DrawnPairs(Sequence[Pair]):
-    """Pictures of every kind of ``wdsr_edge.content``, always the same ones, each drawn when it is first asked for."""
+    """Pictures of every kind of ``wdsr_edge.images.drawn``, always the same, each drawn when it is first asked for."""
 
     def __init__(self, scale: int, patch: int) -> None:
         self._scale, self._side = scale, max(_DRAWN_SIZE, patch) * scale

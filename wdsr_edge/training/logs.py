@@ -14,7 +14,7 @@ import numpy as np
 from .._errors import InputError, require
 from .._files import read_text, replacing
 from ..evaluation import Pair
-from ..images import Picture, Rgb, write_picture
+from ..images.files import Picture, Rgb, write_picture
 from .state import Progress
 
 SAMPLES = 4

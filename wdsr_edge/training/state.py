@@ -18,8 +18,8 @@ from torch import nn
 from .._errors import CheckpointError, InputError
 from .._files import open_regular, replacing
 from ..config import ModelConfig
-from ..degradation import Recipe
 from ..evaluation import Pair
+from ..images.degradation import Recipe
 from .recipe import TrainConfig
 
 Identity = Mapping[str, Any]

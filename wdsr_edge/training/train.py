@@ -22,9 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 from .._errors import InputError
 from .._files import check_folder, sweep
 from ..config import ModelConfig
-from ..degradation import Recipe
 from ..evaluation import Pair, psnr_y
-from ..images import Rgb
+from ..images.degradation import Recipe
+from ..images.files import Rgb
 from ..models import EDSR, WDSR, build, reference, save_checkpoint
 from .data import Batch, batches
 from .distributed import World

@@ -25,8 +25,8 @@ from tests.simulated_onnxruntime import CPU, CUDA, TENSORRT, OnnxRuntime  # noqa
 from wdsr_edge import BackendError, Bundle, InputError, MissingExtraError, load  # noqa: E402
 from wdsr_edge.backends.onnxruntime import OnnxRuntimeSession  # noqa: E402
 from wdsr_edge.backends.onnxruntime_gpu import SHAPES, OnnxRuntimeGpuSession, Provider  # noqa: E402
+from wdsr_edge.images.samples import sample_frames  # noqa: E402
 from wdsr_edge.loading import ZOO  # noqa: E402
-from wdsr_edge.samples import sample_frames  # noqa: E402
 
 BUNDLE = Bundle.load(ZOO / "wdsr-b-1x32-x2")
 GRAPH = BUNDLE.onnx("fp32")

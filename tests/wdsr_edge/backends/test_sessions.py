@@ -11,8 +11,8 @@ import pytest
 import wdsr_edge
 from wdsr_edge import BackendError, Bundle
 from wdsr_edge.backends import ON_CPU, Backend, open_session
+from wdsr_edge.images.samples import golden_frame, sample_frames
 from wdsr_edge.loading import ZOO
-from wdsr_edge.samples import golden_frame, sample_frames
 
 BUNDLE = Bundle.load(ZOO / "wdsr-b-1x32-x2")
 FRAME = np.ascontiguousarray(sample_frames()["chelsea.png"][:60, :83])

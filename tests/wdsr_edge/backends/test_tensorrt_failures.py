@@ -16,15 +16,7 @@ import pytest
 
 from tests.simulated_cuda import Device
 from tests.simulated_tensorrt import SimulatedTensorRT
-from tests.wdsr_edge.backends.schedules import (
-    Code,
-    elsewhere,
-    empty,
-    engine,
-    expected,
-    frame,
-    opened,
-)
+from tests.wdsr_edge.backends.schedules import Code, elsewhere, empty, engine, expected, frame, opened
 from wdsr_edge import BackendError
 
 pytestmark = pytest.mark.usefixtures("quick_collection")

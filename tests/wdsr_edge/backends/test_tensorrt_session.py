@@ -18,17 +18,7 @@ import pytest
 from tests.cuda_names import Error
 from tests.simulated_cuda import Device
 from tests.simulated_tensorrt import SimulatedTensorRT, larger
-from tests.wdsr_edge.backends.schedules import (
-    SIZES,
-    Code,
-    elsewhere,
-    empty,
-    engine,
-    expected,
-    frame,
-    opened,
-    schedule,
-)
+from tests.wdsr_edge.backends.schedules import SIZES, Code, elsewhere, empty, engine, expected, frame, opened, schedule
 from wdsr_edge import BackendError
 from wdsr_edge.backends._cuda import Cuda
 

@@ -18,17 +18,7 @@ from typing import Any
 import pytest
 
 from tests.simulated_cuda import Device
-from tests.wdsr_edge.backends.schedules import (
-    SIZES,
-    Code,
-    Elsewhere,
-    elsewhere,
-    empty,
-    engine,
-    expected,
-    frame,
-    opened,
-)
+from tests.wdsr_edge.backends.schedules import SIZES, Code, Elsewhere, elsewhere, empty, engine, expected, frame, opened
 from wdsr_edge import BackendError
 
 pytestmark = pytest.mark.usefixtures("quick_collection")

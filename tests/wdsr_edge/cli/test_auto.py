@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.wdsr_edge.cli.conftest import Command
-from wdsr_edge.samples import golden_frame
+from wdsr_edge.images.samples import golden_frame
 
 TODAY = datetime.date.today().isoformat()
 

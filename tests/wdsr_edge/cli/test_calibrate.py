@@ -13,10 +13,11 @@ from tests.command_line import refused
 from tests.strategies import trained_like
 from tests.wdsr_edge.cli.conftest import Command
 from wdsr_calibration import Loss
-from wdsr_edge import Bundle, load, samples
+from wdsr_edge import Bundle, load
 from wdsr_edge.backends import ON_CPU
 from wdsr_edge.config import ModelConfig
-from wdsr_edge.content import KINDS
+from wdsr_edge.images import samples
+from wdsr_edge.images.drawn import KINDS
 from wdsr_edge.models import save_checkpoint
 
 MODEL = "wdsr-b-1x32-x2"

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from tests.command_line import Done, refused, wdsr_edge
-from wdsr_edge import InputError, cli, samples
+from wdsr_edge import InputError, cli
 from wdsr_edge.backends import ON_CPU
+from wdsr_edge.images import samples
 from wdsr_edge.loading import ZOO
 
 ROOT = Path(__file__).parents[3]

@@ -13,8 +13,8 @@ from PIL import Image
 
 from tests.command_line import Done, refused, wdsr_edge
 from tests.simulated_machine import environment
-from wdsr_edge.images import read_rgb
-from wdsr_edge.samples import PHOTOS, frame_of_size
+from wdsr_edge.images.files import read_rgb
+from wdsr_edge.images.samples import PHOTOS, frame_of_size
 
 MODEL = "wdsr-b-1x32-x2"
 QUICK = ("--size", "64x48", "--seconds", "0")
@@ -31,7 +31,7 @@ def program(folder: Path, text: str, **machine: Any) -> str:
 
 def run_program(folder: Path, text: str, **machine: Any) -> tuple[str, str]:
     """What a program writes to stdout and stderr."""
-    code = f"import numpy as np, os, wdsr_edge\nfrom wdsr_edge.samples import frame_of_size\n{text}"
+    code = f"import numpy as np, os, wdsr_edge\nfrom wdsr_edge.images.samples import frame_of_size\n{text}"
     env = environment(folder, **machine)
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -17,9 +17,9 @@ from tests.bundles import CONFIG, edit
 from tests.command_line import refused
 from tests.wdsr_edge.cli.conftest import Command
 from wdsr_edge.bundle import Bundle, write_bundle
+from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.loading import ZOO, ZOO_VARIABLE, find_bundle, is_checkpoint
 from wdsr_edge.models import build, save_checkpoint
-from wdsr_edge.samples import golden_frame
 
 
 @pytest.fixture

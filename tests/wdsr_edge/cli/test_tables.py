@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.command_line import wdsr_edge
 from wdsr_edge.cli.output import _lines
-from wdsr_edge.samples import golden_frame
+from wdsr_edge.images.samples import golden_frame
 
 WORD = st.text("abcdefgh0123-_.ä", min_size=1, max_size=18)
 CELL = st.lists(WORD, max_size=5).map(" ".join)

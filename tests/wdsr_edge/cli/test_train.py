@@ -20,8 +20,9 @@ from PIL import Image
 from tests.command_line import refused
 from tests.strategies import trained_like
 from tests.wdsr_edge.cli.conftest import Command
-from wdsr_edge import evaluation, samples, training
+from wdsr_edge import evaluation, training
 from wdsr_edge.config import ModelConfig
+from wdsr_edge.images import samples
 from wdsr_edge.models import load_checkpoint, save_checkpoint
 from wdsr_edge.training import TrainConfig
 

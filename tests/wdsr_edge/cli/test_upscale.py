@@ -21,7 +21,7 @@ from rich.progress import Progress
 from tests.command_line import refused
 from tests.wdsr_edge.cli.conftest import Command
 from wdsr_edge.cli.output import shortened
-from wdsr_edge.samples import PHOTOS, golden_frame
+from wdsr_edge.images.samples import PHOTOS, golden_frame
 
 FAST = ("-m", "wdsr-b-1x32-x2", "--backend", "onnxruntime", "--precision", "fp32")
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from tests.command_line import Done, refused
-from tests.wdsr_edge.test_png import CHRM, chunk, png
-from wdsr_edge.images import read_picture
-from wdsr_edge.samples import golden_frame
+from tests.wdsr_edge.images.test_png import CHRM, chunk, png
+from wdsr_edge.images.files import read_picture
+from wdsr_edge.images.samples import golden_frame
 
 Command = Callable[..., Done]
 QUICK = ("--model", "wdsr-b-1x32-x2", "--backend", "onnxruntime", "--precision", "fp32")

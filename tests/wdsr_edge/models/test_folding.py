@@ -13,9 +13,9 @@ from torch.nn.utils import parametrizations, spectral_norm
 
 from tests.strategies import ARCHS, NORMS, SCALES, configs, trained_like
 from wdsr_edge._errors import ExportError
+from wdsr_edge.images.samples import sample_frames
 from wdsr_edge.models import EDSR, WDSR, ModelConfig, build, fold
 from wdsr_edge.models.reference import to_tensor
-from wdsr_edge.samples import sample_frames
 
 CROP = to_tensor(sample_frames()["chelsea.png"][None, 100:124, 120:150])
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from tests.foreign import NORMS, Edsr, ntire, trained, ychfan
 from wdsr_edge import CheckpointError, InputError
+from wdsr_edge.images.samples import golden_frame, sample_frames
 from wdsr_edge.models import fold, import_weights, load_checkpoint, save_checkpoint
 from wdsr_edge.models.importers import import_model
 from wdsr_edge.models.reference import to_tensor
-from wdsr_edge.samples import golden_frame, sample_frames
 from wdsr_export import check_parity, export_onnx
 
 CROP = to_tensor(sample_frames()["chelsea.png"][None, 100:124, 120:150])

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wdsr_edge.evaluation import evaluate, load_pairs, mean_score
+from wdsr_edge.images.samples import sample_frames
 from wdsr_edge.models import import_weights, reference
 from wdsr_edge.models.importers import import_model
 from wdsr_edge.models.reference import to_tensor
-from wdsr_edge.samples import sample_frames
 
 Array = NDArray[np.float64]
 FRAME = sample_frames()["chelsea.png"][100:124, 120:150]

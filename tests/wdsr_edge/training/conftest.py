@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wdsr_edge.evaluation import Pair, bicubic, load_pairs
-from wdsr_edge.samples import PHOTOS, golden_frame
+from wdsr_edge.images.samples import PHOTOS, golden_frame
 
 
 @pytest.fixture(scope="session")

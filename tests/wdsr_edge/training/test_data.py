@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from wdsr_edge import InputError, evaluation, training
-from wdsr_edge.degradation import read_recipe
 from wdsr_edge.evaluation import Pair, bicubic, load_pairs
-from wdsr_edge.images import Rgb, read_rgb
-from wdsr_edge.samples import PHOTOS, frame_of_size, golden_frame
+from wdsr_edge.images.degradation import read_recipe
+from wdsr_edge.images.files import Rgb, read_rgb
+from wdsr_edge.images.samples import PHOTOS, frame_of_size, golden_frame
 from wdsr_edge.training import ImageCache, TrainConfig, World, open_pairs
 from wdsr_edge.training.cache import CacheError
 from wdsr_edge.training.data import DrawnPairs, Variety, batches, random_patches

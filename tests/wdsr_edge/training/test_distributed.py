@@ -18,8 +18,8 @@ import torch
 
 from wdsr_edge import InputError
 from wdsr_edge.cli import main
+from wdsr_edge.images.samples import PHOTOS
 from wdsr_edge.models import load_checkpoint
-from wdsr_edge.samples import PHOTOS
 from wdsr_edge.training import World, open_device
 
 PHOTO = PHOTOS / "rocket.jpg"

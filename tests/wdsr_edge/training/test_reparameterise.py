@@ -14,10 +14,10 @@ from tests.strategies import configs, trained_like
 from wdsr_edge import InputError
 from wdsr_edge.config import ModelConfig
 from wdsr_edge.evaluation import Pair
+from wdsr_edge.images.samples import sample_frames
 from wdsr_edge.models import build, fold, load_checkpoint
 from wdsr_edge.models.layers import Branches
 from wdsr_edge.models.reference import to_tensor
-from wdsr_edge.samples import sample_frames
 from wdsr_edge.training import TrainConfig, train
 from wdsr_edge.training.reparameterise import branches, collapsed, reparameterise
 

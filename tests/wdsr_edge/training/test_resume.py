@@ -26,10 +26,10 @@ from tests.wdsr_edge.cli.test_train import ended
 from wdsr_edge import CheckpointError, InputError, _files
 from wdsr_edge.cli import main
 from wdsr_edge.config import ModelConfig
-from wdsr_edge.degradation import read_recipe
 from wdsr_edge.evaluation import Pair
+from wdsr_edge.images.degradation import read_recipe
+from wdsr_edge.images.samples import PHOTOS
 from wdsr_edge.models import build, save_checkpoint
-from wdsr_edge.samples import PHOTOS
 from wdsr_edge.training import Progress, Student, TrainConfig, train
 from wdsr_edge.training.state import restore_state, save_state
 

@@ -21,8 +21,8 @@ from tests.wdsr_edge.training.test_data import limit
 from wdsr_edge import InputError
 from wdsr_edge.config import ModelConfig
 from wdsr_edge.evaluation import Pair, bicubic, evaluate
+from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.models import build, load_checkpoint, reference
-from wdsr_edge.samples import golden_frame
 from wdsr_edge.training import Progress, TrainConfig, World, train
 from wdsr_edge.training.data import random_patches
 from wdsr_edge.training.losses import distance

@@ -14,9 +14,9 @@ from torch import nn
 from tests.strategies import ARCHS, NORMS, SCALES, configs, trained_like
 from wdsr_edge import InputError
 from wdsr_edge.config import ModelConfig
+from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.models import EDSR, WDSR, build, fold
 from wdsr_edge.models.reference import to_tensor
-from wdsr_edge.samples import golden_frame
 from wdsr_edge.training import config_of_start
 from wdsr_edge.training.transfer import transfer
 

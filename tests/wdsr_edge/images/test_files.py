@@ -14,9 +14,9 @@ from PIL import Image, ImageCms, TiffImagePlugin
 
 import wdsr_edge
 from wdsr_edge._errors import InputError, MissingExtraError
-from wdsr_edge.formats import SUFFIXES
-from wdsr_edge.image_folders import list_images
-from wdsr_edge.images import Picture, check_writable, read_picture, read_rgb, write_picture
+from wdsr_edge.images.files import Picture, check_writable, read_picture, read_rgb, write_picture
+from wdsr_edge.images.folders import list_images
+from wdsr_edge.images.formats import SUFFIXES
 
 H, W = 48, 64
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -458,7 +458,7 @@ def test_premultiplied_8_bits(tmp_path):
 
 def test_palette_with_alpha():
     pixels = np.dstack([np.arange(H * W, dtype=np.uint32).reshape(H, W) % 200, photo(4)[..., 3]]).astype(np.uint8)
-    from wdsr_edge import images
+    from wdsr_edge.images import files as images
 
     image = Image.frombytes("PA", (W, H), pixels.tobytes())
     image.putpalette(list(range(256)) * 3)
@@ -617,7 +617,7 @@ def test_a_bomb_is_refused_before_decoding(tmp_path, kind, monkeypatch):
     }
     path.write_bytes(data[kind]() if kind in data else saved(kind))
     assert read_picture(path, max_pixels=H * W).pixels.shape == (H, W, 3)
-    monkeypatch.setattr("wdsr_edge.images.read_deep", None)
+    monkeypatch.setattr("wdsr_edge.images.files.read_deep", None)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
     with pytest.raises(InputError, match=f"64x48 is more than {H * W - 1} pixels"):
         read_picture(path, max_pixels=H * W - 1)
@@ -719,7 +719,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, suffix, monkeypatch):
 def test_a_failure_of_vips_leaves_the_old_file(tmp_path, suffix, monkeypatch):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"old")
-    monkeypatch.setattr("wdsr_edge.image_writing.replacing", lambda path, **_: _Gone(path))
+    monkeypatch.setattr("wdsr_edge.images.writing.replacing", lambda path, **_: _Gone(path))
     refused(path, Picture(photo16()), "cannot write .*: .*unable to")
     assert path.read_bytes() == b"old"
 
@@ -767,7 +767,7 @@ def test_without_the_c_library_of_pyvips(tmp_path, monkeypatch):
     def fail(module, extra):
         raise OSError("cannot load library 'libvips.so.42'")
 
-    monkeypatch.setattr("wdsr_edge.images16.require", fail)
+    monkeypatch.setattr("wdsr_edge.images.deep.require", fail)
     refused(tmp_path / "a.png", Picture(photo16()), r"libvips\.so\.42.*pip install 'wdsr-edge\[image16\]'")
 
 

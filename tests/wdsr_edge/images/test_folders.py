@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.wdsr_edge.test_formats import HEIC, no_heif, saved
+from tests.wdsr_edge.images.test_formats import HEIC, no_heif, saved
 from wdsr_edge import InputError
-from wdsr_edge.image_folders import find_images, list_images
+from wdsr_edge.images.folders import find_images, list_images
 
 __all__ = ["no_heif"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._errors import InputError
+from .._errors import InputError
 
 Image = NDArray[Any]
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ._errors import require
-from .images import Rgb
+from .._errors import require
+from .files import Rgb
 from .resampler import resize_bicubic
 
 Kernel = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]

@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from ._errors import InputError, WdsrError
-from ._files import open_regular
+from .._errors import InputError, WdsrError
+from .._files import open_regular
+from .deep import needs_vips, read_deep, tiff_tags
 from .exif import ORIENTATION, RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, kept_exif, usable_dpi
 from .formats import HEAD, decoder, format_of
 from .heif import BOXES, colour_of, is_deep
-from .image_writing import check_writable, write_picture
-from .images16 import needs_vips, read_deep, tiff_tags
 from .jpeg import JpegContents, read_segments
 from .metadata import Metadata, of_image, of_jpeg, of_png, of_tags
 from .picture import Picture
 from .png import Chunk, PngContents, read_chunks
 from .webp import is_lossless, without_tint
+from .writing import check_writable, write_picture
 
 __all__ = ["MAX_PIXELS", "Picture", "Rgb", "check_writable", "read_picture", "read_rgb", "write_picture"]
 

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from tests.wdsr_edge.test_png import chunk, png
-from wdsr_edge.icc import profile_of, to_srgb
-from wdsr_edge.images import Picture, read_picture, write_picture
-from wdsr_edge.png import COLOUR, Chunk
-from wdsr_edge.samples import golden_frame
+from tests.wdsr_edge.images.test_png import chunk, png
+from wdsr_edge.images.files import Picture, read_picture, write_picture
+from wdsr_edge.images.icc import profile_of, to_srgb
+from wdsr_edge.images.png import COLOUR, Chunk
+from wdsr_edge.images.samples import golden_frame
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 D65 = (0.3127, 0.3290)

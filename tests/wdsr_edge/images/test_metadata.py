@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.bundles import one_line
-from tests.wdsr_edge.test_png import chunk, png
+from tests.wdsr_edge.images.test_png import chunk, png
 from wdsr_edge import InputError
-from wdsr_edge.images import Picture, read_picture, write_picture
-from wdsr_edge.metadata import Metadata, as_utf8, current
-from wdsr_edge.samples import golden_frame
+from wdsr_edge.images.files import Picture, read_picture, write_picture
+from wdsr_edge.images.metadata import Metadata, as_utf8, current
+from wdsr_edge.images.samples import golden_frame
 
 FRAME = golden_frame()[:24, :32]
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description dc:rights="Someone \xc3\xa9"/></x:xmpmeta>'

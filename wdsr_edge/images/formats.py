@@ -7,7 +7,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._errors import InputError, MissingExtraError, require
+from .._errors import InputError, MissingExtraError, require
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.wdsr_edge.test_formats import HEIC, saved
+from tests.wdsr_edge.images.test_formats import HEIC, saved
 from wdsr_edge import InputError
-from wdsr_edge.heif import colour_of, is_deep
-from wdsr_edge.images import read_picture, write_picture
-from wdsr_edge.samples import golden_frame
+from wdsr_edge.images.files import read_picture, write_picture
+from wdsr_edge.images.heif import colour_of, is_deep
+from wdsr_edge.images.samples import golden_frame
 
 
 def test_ten_bits_are_not_rounded_to_eight(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ._errors import InputError
+from .._errors import InputError
 from .formats import READ_SUFFIXES, format_of_file, what_to_install
 
 _OTHER_PICTURES = """

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ._errors import InputError, MissingExtraError, require
+from .._errors import InputError, MissingExtraError, require
 
 
 def require_pyvips(path: Path) -> ModuleType:

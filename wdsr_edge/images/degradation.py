@@ -29,11 +29,11 @@ from typing import Any, NamedTuple
 
 from numpy.random import Generator
 
+from .._errors import InputError
+from .._files import read_toml
 from . import degradation_steps as steps
-from ._errors import InputError
-from ._files import read_toml
 from .degradation_steps import RESIZES, VIDEO_FRAMES
-from .images import Rgb
+from .files import Rgb
 
 
 class Argument(NamedTuple):

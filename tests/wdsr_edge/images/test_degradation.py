@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from wdsr_edge import InputError
-from wdsr_edge.degradation import AFTER, BUILT_IN, LENS, STEPS, VIDEO, Degradation, Recipe, read_recipe
-from wdsr_edge.degradation_steps import RESIZES, filmed
-from wdsr_edge.images import Rgb
-from wdsr_edge.resampler import resize_bicubic
-from wdsr_edge.samples import frame_of_size
+from wdsr_edge.images.degradation import AFTER, BUILT_IN, LENS, STEPS, VIDEO, Degradation, Recipe, read_recipe
+from wdsr_edge.images.degradation_steps import RESIZES, filmed
+from wdsr_edge.images.files import Rgb
+from wdsr_edge.images.resampler import resize_bicubic
+from wdsr_edge.images.samples import frame_of_size
 
 
 def degraded(text: str, truth: Rgb, scale: int = 2, seed: int = 0) -> Rgb:

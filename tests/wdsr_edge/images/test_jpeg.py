@@ -15,10 +15,10 @@ from PIL import Image, ImageCms
 
 from tests.bundles import at_most, one_line
 from wdsr_edge import InputError
-from wdsr_edge.images import Picture, read_picture, write_picture
-from wdsr_edge.jpeg import make_segments, read_segments
-from wdsr_edge.metadata import Metadata
-from wdsr_edge.samples import golden_frame
+from wdsr_edge.images.files import Picture, read_picture, write_picture
+from wdsr_edge.images.jpeg import make_segments, read_segments
+from wdsr_edge.images.metadata import Metadata
+from wdsr_edge.images.samples import golden_frame
 
 FRAME = golden_frame()[:24, :32]
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ._errors import InputError, require
-from .images import Rgb
+from .._errors import InputError, require
+from .files import Rgb
 
 Kind = Literal["text", "line-art", "screentone", "ui", "flats", "gradients"]
 

@@ -17,9 +17,18 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from wdsr_edge import InputError
-from wdsr_edge.formats import FORMATS, HEAD, READ_ONLY, SUFFIXES, format_of, format_of_file, suffix_for, what_to_install
-from wdsr_edge.images import Picture, check_writable, read_picture, write_picture
-from wdsr_edge.samples import golden_frame
+from wdsr_edge.images.files import Picture, check_writable, read_picture, write_picture
+from wdsr_edge.images.formats import (
+    FORMATS,
+    HEAD,
+    READ_ONLY,
+    SUFFIXES,
+    format_of,
+    format_of_file,
+    suffix_for,
+    what_to_install,
+)
+from wdsr_edge.images.samples import golden_frame
 
 HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic".ljust(HEAD, b"\0")
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from wdsr_edge import InputError
-from wdsr_edge.images import read_rgb
-from wdsr_edge.resampler import contributions, resize_bicubic
-from wdsr_edge.samples import PHOTOS, golden_frame
+from wdsr_edge.images.files import read_rgb
+from wdsr_edge.images.resampler import contributions, resize_bicubic
+from wdsr_edge.images.samples import PHOTOS, golden_frame
 
 SCALES = (Fraction(1, 2), Fraction(1, 3), Fraction(1, 4), Fraction(1), Fraction(2), Fraction(3), Fraction(4))
 DYADIC = tuple(scale for scale in SCALES if 3 not in (scale.numerator, scale.denominator))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from .frames import is_grey
+from ..frames import is_grey
 from .png import Chunk
 
 Xy = tuple[float, float]

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ._errors import InputError, WdsrError
-from ._files import replacing
+from .._errors import InputError, WdsrError
+from .._files import replacing
+from .deep import require_pyvips, write_deep
 from .exif import RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION, append_exif, usable_dpi
 from .formats import FORMATS, SUFFIXES, check_codec
 from .icc import is_grey_profile, profile_of, to_srgb
-from .images16 import require_pyvips, write_deep
 from .jpeg import make_segments
 from .metadata import IPTC_TAG, XMP_TAG, as_utf8
 from .picture import Picture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .image_folders import list_images
-from .images import Rgb, read_rgb
+from .files import Rgb, read_rgb
+from .folders import list_images
 
 PHOTOS = Path(__file__).parent / "photos"
 

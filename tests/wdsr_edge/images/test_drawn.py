@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wdsr_edge import InputError
-from wdsr_edge.content import KINDS, SHARP, Kind, draw
+from wdsr_edge.images.drawn import KINDS, SHARP, Kind, draw
 
 
 @settings(max_examples=40, deadline=None)

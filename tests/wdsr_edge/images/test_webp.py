@@ -14,10 +14,10 @@ from PIL import Image
 
 from tests.wdsr_edge.test_super_resolver import resolver
 from wdsr_edge import InputError
-from wdsr_edge.images import Picture, check_writable, read_picture, write_picture
-from wdsr_edge.samples import golden_frame
+from wdsr_edge.images.files import Picture, check_writable, read_picture, write_picture
+from wdsr_edge.images.samples import golden_frame
+from wdsr_edge.images.webp import is_lossless, without_tint
 from wdsr_edge.upscale import Job, plan, upscale_file
-from wdsr_edge.webp import is_lossless, without_tint
 
 RGBA = np.dstack([golden_frame(), np.add.outer(np.arange(96), np.arange(128)).astype(np.uint8) // 2])
 

@@ -12,7 +12,7 @@ import pytest
 from wdsr_edge import InputError
 from wdsr_edge._files import check_regular, open_regular, read_regular, read_text, read_toml, replacing
 from wdsr_edge.bundle import Bundle
-from wdsr_edge.images import read_rgb
+from wdsr_edge.images.files import read_rgb
 from wdsr_edge.loading import precision_of
 from wdsr_edge.models import import_weights, load_checkpoint
 from wdsr_edge.training.recipe import read_run_file

@@ -16,8 +16,8 @@ from PIL import Image, PngImagePlugin
 
 from tests.bundles import at_most, one_line
 from wdsr_edge import InputError
-from wdsr_edge.images import Picture, read_picture, write_picture
-from wdsr_edge.png import COLOUR, TEXT, insert_chunks, read_chunks, text_chunk, text_of
+from wdsr_edge.images.files import Picture, read_picture, write_picture
+from wdsr_edge.images.png import COLOUR, TEXT, insert_chunks, read_chunks, text_chunk, text_of
 
 PIXELS = (np.arange(6 * 7 * 3) * 5 % 256).astype(np.uint8).reshape(6, 7, 3)
 CHRM = struct.pack(">8L", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)

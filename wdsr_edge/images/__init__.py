@@ -1,0 +1,1 @@
+"""Image files and pixels: reading, writing, metadata, resampling, degradations, and pictures that are drawn or ship."""
