@@ -29,7 +29,7 @@ from wdsr_calibration import CalibrationConfig, LearningConfig, SampleConfig, fi
 from wdsr_calibration.drop import Drop, mean_psnr_y
 from wdsr_calibration.placement import body
 from wdsr_calibration.samples import PHOTOGRAPHS, CalibrationSet, Contents, drawn
-from wdsr_edge.evaluation import Pair, load_pairs
+from wdsr_edge.data.pairs import Pair, load_pairs
 from wdsr_edge.images.drawn import SHARP
 from wdsr_edge.images.files import Rgb
 from wdsr_edge.models import EDSR, WDSR, fold, load_model, reference

@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 
 from wdsr_edge.config import ModelConfig, Norm
-from wdsr_edge.evaluation import Pair, bicubic, evaluate, load_pairs, mean_score
+from wdsr_edge.data.pairs import Pair, bicubic, load_pairs
+from wdsr_edge.evaluation import evaluate, mean_score
 from wdsr_edge.models import load_checkpoint, reference
 from wdsr_edge.training import ImageCache, Progress, TrainConfig, open_pairs, train
 from wdsr_edge.training.recipe import CHOICES, Amp

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import wdsr_edge
-from wdsr_edge.evaluation import bicubic
+from wdsr_edge.data.pairs import bicubic
 from wdsr_edge.images.files import read_rgb
 from wdsr_edge.images.samples import PHOTOS
 from wdsr_edge.metrics import psnr

@@ -11,8 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from wdsr_edge import load
-from wdsr_edge.datasets import find_dataset
-from wdsr_edge.evaluation import Upscale, load_pairs
+from wdsr_edge.data.layouts import find_dataset
+from wdsr_edge.data.pairs import load_pairs
+from wdsr_edge.evaluation import Upscale
 from wdsr_edge.loading import is_checkpoint
 from wdsr_edge.robustness import CONDITIONS, compare
 

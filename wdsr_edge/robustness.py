@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .evaluation import Pair, Score, Upscale, bicubic, mean_score, score
+from .data.pairs import Pair, bicubic
+from .evaluation import Score, Upscale, mean_score, score
 from .images.degradation import Degradation
 from .images.files import Rgb
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from wdsr_edge._errors import InputError
-from wdsr_edge.evaluation import Pair, Upscale, psnr_y
+from wdsr_edge.data.pairs import Pair
+from wdsr_edge.evaluation import Upscale, psnr_y
 from wdsr_edge.images.files import Rgb
 from wdsr_edge.models import reference
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from wdsr_edge._errors import CheckpointError
-from wdsr_edge.evaluation import Pair
+from wdsr_edge.data.pairs import Pair
 from wdsr_edge.models import EDSR, WDSR, fold, load_checkpoint, save_checkpoint
 from wdsr_edge.models.checkpoint import read_metadata
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wdsr_edge.evaluation import Pair
+from wdsr_edge.data.pairs import Pair
 from wdsr_edge.models.reference import to_tensor
 
 from .drop import EXACT_DB, Budget

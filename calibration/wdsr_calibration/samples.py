@@ -25,8 +25,8 @@ import numpy as np
 
 from wdsr_edge._errors import InputError
 from wdsr_edge._files import read_regular, read_text, read_toml, replacing
-from wdsr_edge.datasets import PairFiles, list_pairs
-from wdsr_edge.evaluation import Pair, bicubic, read_pair
+from wdsr_edge.data.layouts import PairFiles, list_pairs
+from wdsr_edge.data.pairs import Pair, bicubic, read_pair
 from wdsr_edge.images.drawn import KINDS, draw
 
 PHOTOGRAPHS = "photographs"

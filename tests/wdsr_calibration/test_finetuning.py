@@ -18,7 +18,7 @@ from wdsr_calibration.network import Network
 from wdsr_calibration.placement import Placement, body
 from wdsr_edge import CheckpointError, InputError
 from wdsr_edge.config import ModelConfig
-from wdsr_edge.evaluation import Pair, load_pairs
+from wdsr_edge.data.pairs import Pair, load_pairs
 from wdsr_edge.images.samples import PHOTOS
 from wdsr_edge.models import fold, reference, save_checkpoint
 from wdsr_edge.models.reference import to_tensor

@@ -12,7 +12,7 @@ from wdsr_calibration.network import Network
 from wdsr_calibration.placement import body
 from wdsr_calibration.ranges import channel_maxima, histograms, set_scales
 from wdsr_calibration.samples import PHOTOGRAPHS, drawn
-from wdsr_edge.evaluation import Pair, bicubic
+from wdsr_edge.data.pairs import Pair, bicubic
 from wdsr_edge.images.samples import sample_frames
 from wdsr_edge.models import ModelConfig, fold
 from wdsr_edge.models.reference import to_tensor

@@ -13,8 +13,8 @@ from PIL import Image
 from wdsr_calibration import CalibrationSet, SampleConfig, sample_folders, sample_manifest
 from wdsr_calibration.samples import DRAWN_HELD_OUT, LARGEST, PHOTOGRAPHS, drawn, find_manifest
 from wdsr_edge import InputError
-from wdsr_edge.datasets import list_pairs
-from wdsr_edge.evaluation import Pair, bicubic
+from wdsr_edge.data.layouts import list_pairs
+from wdsr_edge.data.pairs import Pair, bicubic
 from wdsr_edge.images.drawn import KINDS
 from wdsr_edge.images.files import read_rgb
 from wdsr_edge.images.samples import golden_frame, sample_frames

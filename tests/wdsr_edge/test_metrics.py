@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from wdsr_edge import InputError
-from wdsr_edge.evaluation import bicubic, evaluate, load_pairs, mean_score
+from wdsr_edge.data.pairs import bicubic, load_pairs
+from wdsr_edge.evaluation import evaluate, mean_score
 from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.metrics import difference, luma_bt601, psnr, ssim
 

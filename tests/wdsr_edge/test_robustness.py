@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wdsr_edge.evaluation import Pair, bicubic, psnr_y
+from wdsr_edge.data.pairs import Pair, bicubic
+from wdsr_edge.evaluation import psnr_y
 from wdsr_edge.images.degradation import Degradation
 from wdsr_edge.images.samples import frame_of_size
 from wdsr_edge.robustness import CONDITIONS, compare, degraded, lanczos

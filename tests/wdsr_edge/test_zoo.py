@@ -12,7 +12,8 @@ from wdsr_calibration.samples import PHOTOGRAPHS, drawn
 from wdsr_edge import Bundle, SuperResolver
 from wdsr_edge.backends import ON_CPU, Backend
 from wdsr_edge.bundle import Graph
-from wdsr_edge.evaluation import bicubic, evaluate, load_pairs, mean_score
+from wdsr_edge.data.pairs import bicubic, load_pairs
+from wdsr_edge.evaluation import evaluate, mean_score
 from wdsr_edge.gates import check_golden, over_budget
 from wdsr_edge.images.drawn import KINDS, SHARP
 from wdsr_edge.images.samples import PHOTOS

@@ -25,7 +25,7 @@ def run(
     A download that stopped goes on in the next call. DIV2K is for academic research only: see its authors' page.
     """
     from .._errors import InputError
-    from ..download import DIV2K, DIV2K_URL, download
+    from ..data.download import DIV2K, DIV2K_URL, download
 
     scales = scale or []
     if dataset.upper() != "DIV2K":

@@ -74,7 +74,7 @@ def run(
     area, bilinear, lanczos, decimation; then sharpen:AMOUNT, noise:SIGMA, sensor:READ:SHOT, bayer:READ:SHOT, chroma,
     jpeg:QUALITY, h264:CRF, h265:CRF.
     """
-    from ..datasets import find_dataset
+    from ..data.layouts import find_dataset
     from ..evaluation import mean_score, self_ensemble
     from ..images.degradation import Degradation
 
@@ -142,8 +142,9 @@ def _opened(
 
 
 def _evaluate(name: str, folder: Path, scale: int, upscale: Upscale) -> Report:
-    from ..datasets import list_pairs
-    from ..evaluation import bicubic, read_pairs, score
+    from ..data.layouts import list_pairs
+    from ..data.pairs import bicubic, read_pairs
+    from ..evaluation import score
 
     report = Report([], [], [])
 
@@ -174,7 +175,7 @@ def _evaluate(name: str, folder: Path, scale: int, upscale: Upscale) -> Report:
 
 def _degraded(name: str, folder: Path, scale: int, upscale: Upscale, ways: list[str]) -> dict[str, dict[str, Figures]]:
     """Figures of each way, of the model under the name of ``model``."""
-    from ..evaluation import load_pairs
+    from ..data.pairs import load_pairs
     from ..robustness import compare
 
     with progress_bar() as bar:

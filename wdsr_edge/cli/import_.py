@@ -12,7 +12,8 @@ from .._errors import InputError
 from .output import JsonFlag, print_json, print_table, progress_bar, say
 
 if TYPE_CHECKING:
-    from ..evaluation import Pair, Upscale
+    from ..data.pairs import Pair
+    from ..evaluation import Upscale
     from ..models import EDSR, WDSR
     from ..models.importers import Convention, Imported
 
@@ -38,7 +39,7 @@ def run(
     if file.exists() and output.exists() and file.samefile(output):
         raise InputError(f"{output} is the file to import: choose another name")
     colour = _parse_mean(mean) if mean else None
-    from ..evaluation import bicubic, load_pairs
+    from ..data.pairs import bicubic, load_pairs
     from ..images.samples import PHOTOS
     from ..models import reference, save_checkpoint
     from ..models.importers import import_model
@@ -87,7 +88,7 @@ def _psnr_y(what: str, upscale: Upscale, pairs: list[Pair]) -> dict[str, float]:
 
 def _advice(model: EDSR | WDSR, pairs: list[Pair], below: bool) -> str:
     """What to try if another known convention suits the network better: most wrong ones cost it only some tenths."""
-    from ..evaluation import bicubic
+    from ..data.pairs import bicubic
     from ..models import reference
     from ..models.importers import CONVENTIONS, Convention, renormalised
 

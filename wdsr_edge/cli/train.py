@@ -14,7 +14,7 @@ from .._errors import InputError
 from .output import JsonFlag, count, print_json, progress_bar, say
 
 if TYPE_CHECKING:
-    from ..evaluation import Pair
+    from ..data.pairs import Pair
     from ..training import Progress, TrainConfig, World
 
 
@@ -165,8 +165,8 @@ def _options(given: dict[str, Any]) -> tuple[dict[str, Any], TrainConfig, dict[s
 
 def _images(places: dict[str, Any], scale: int, patch: int, world: World) -> tuple[Sequence[Pair], Sequence[Pair]]:
     """What to train on and what to validate on; the first process decodes, the others then find it in the cache."""
-    from ..datasets import find_dataset
-    from ..evaluation import least_for_ssim
+    from ..data.layouts import find_dataset
+    from ..data.pairs import least_for_ssim
     from ..images.samples import PHOTOS
     from ..training import ImageCache, open_pairs
     from ..training.cache import default_cache

@@ -4,7 +4,7 @@ from .._errors import require
 
 require("torch", "train")
 
-from ..evaluation import Pair  # noqa: E402
+from ..data.pairs import Pair  # noqa: E402
 from ..images.resampler import resize_bicubic  # noqa: E402
 from .cache import ImageCache  # noqa: E402
 from .data import open_pairs  # noqa: E402

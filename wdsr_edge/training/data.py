@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .._errors import InputError, WdsrError
-from ..datasets import PairFiles, Split, list_pairs
-from ..evaluation import Pair, bicubic, read_pair
+from ..data.layouts import PairFiles, Split, list_pairs
+from ..data.pairs import Pair, bicubic, read_pair
 from ..images.degradation import Recipe
 from ..images.drawn import KINDS, draw
 from ..images.files import Rgb
@@ -72,7 +72,7 @@ def open_pairs(
 ) -> StoredPairs:
     """Every usable image of ``folders`` as a pair that is memory-mapped from ``cache``, in the order of the files.
 
-    The layouts are those of ``wdsr_edge.datasets.list_pairs``. An image that cannot be read, does not fit its LR or
+    The layouts are those of ``wdsr_edge.data.layouts.list_pairs``. An image that cannot be read, does not fit its LR or
     has fewer than ``least`` LR pixels a side is skipped, and ``on_skipped`` is told why. ``on_image`` is told how many
     are done. Raises InputError if none remains.
     """

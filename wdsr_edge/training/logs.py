@@ -13,7 +13,7 @@ import numpy as np
 
 from .._errors import InputError, require
 from .._files import read_text, replacing
-from ..evaluation import Pair
+from ..data.pairs import Pair
 from ..images.files import Picture, Rgb, write_picture
 from .state import Progress
 

@@ -18,7 +18,7 @@ from torch import nn
 from .._errors import CheckpointError, InputError
 from .._files import open_regular, replacing
 from ..config import ModelConfig
-from ..evaluation import Pair
+from ..data.pairs import Pair
 from ..images.degradation import Recipe
 from .recipe import TrainConfig
 

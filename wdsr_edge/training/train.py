@@ -22,7 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from .._errors import InputError
 from .._files import check_folder, sweep
 from ..config import ModelConfig
-from ..evaluation import Pair, psnr_y
+from ..data.pairs import Pair
+from ..evaluation import psnr_y
 from ..images.degradation import Recipe
 from ..images.files import Rgb
 from ..models import EDSR, WDSR, build, reference, save_checkpoint

@@ -19,7 +19,8 @@ from tests.strategies import trained_like
 from tests.wdsr_edge.cli.conftest import Command
 from wdsr_edge import load
 from wdsr_edge.config import ModelConfig
-from wdsr_edge.evaluation import bicubic, evaluate, load_pairs, mean_score, self_ensemble
+from wdsr_edge.data.pairs import bicubic, load_pairs
+from wdsr_edge.evaluation import evaluate, mean_score, self_ensemble
 from wdsr_edge.images import samples
 from wdsr_edge.models import reference, save_checkpoint
 from wdsr_edge.robustness import compare

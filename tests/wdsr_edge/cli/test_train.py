@@ -20,8 +20,9 @@ from PIL import Image
 from tests.command_line import refused
 from tests.strategies import trained_like
 from tests.wdsr_edge.cli.conftest import Command
-from wdsr_edge import evaluation, training
+from wdsr_edge import training
 from wdsr_edge.config import ModelConfig
+from wdsr_edge.data import pairs as pairs_module
 from wdsr_edge.images import samples
 from wdsr_edge.models import load_checkpoint, save_checkpoint
 from wdsr_edge.training import TrainConfig
@@ -263,7 +264,7 @@ def test_bad_images_are_named_counted_and_left_out(wdsr_edge: Command) -> None:
 def test_a_second_run_decodes_no_image(wdsr_edge: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     common = ["train", NAME, "--data", samples.PHOTOS, "--validation", PHOTO, *SMALL]
     assert wdsr_edge(*common, "-o", "first").returncode == 0
-    monkeypatch.setattr(evaluation, "read_rgb", None)
+    monkeypatch.setattr(pairs_module, "read_rgb", None)
     assert wdsr_edge(*common, "-o", "second").returncode == 0
     assert Path("first/last.safetensors").read_bytes() == Path("second/last.safetensors").read_bytes()
     with pytest.raises(TypeError):
@@ -345,7 +346,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(wdsr_edge: Command, arguments:
 
 def test_bad_input_shows_before_an_image_is_decoded(wdsr_edge: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """With DIV2K that takes minutes."""
-    monkeypatch.setattr(evaluation, "read_rgb", None)
+    monkeypatch.setattr(pairs_module, "read_rgb", None)
     Path("file").touch()
     common = ["train", NAME, "--data", PHOTO]
     refused(wdsr_edge(*common, "-o", "file"), "file")

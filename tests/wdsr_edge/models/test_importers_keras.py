@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wdsr_edge.evaluation import evaluate, load_pairs, mean_score
+from wdsr_edge.data.pairs import load_pairs
+from wdsr_edge.evaluation import evaluate, mean_score
 from wdsr_edge.images.samples import sample_frames
 from wdsr_edge.models import import_weights, reference
 from wdsr_edge.models.importers import import_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wdsr_edge.evaluation import Pair, bicubic, load_pairs
+from wdsr_edge.data.pairs import Pair, bicubic, load_pairs
 from wdsr_edge.images.samples import PHOTOS, golden_frame
 
 

@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from wdsr_edge import InputError, evaluation, training
-from wdsr_edge.evaluation import Pair, bicubic, load_pairs
+from wdsr_edge import InputError, training
+from wdsr_edge.data import pairs as pairs_module
+from wdsr_edge.data.pairs import Pair, bicubic, load_pairs
 from wdsr_edge.images.degradation import read_recipe
 from wdsr_edge.images.files import Rgb, read_rgb
 from wdsr_edge.images.samples import PHOTOS, frame_of_size, golden_frame
@@ -56,7 +57,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return read_rgb(path)
 
-    monkeypatch.setattr(evaluation, "read_rgb", reading)
+    monkeypatch.setattr(pairs_module, "read_rgb", reading)
     return names
 
 
@@ -96,7 +97,7 @@ def test_no_image_is_decoded_twice(photos: Path, cache: ImageCache, decoded: lis
 
 def test_no_image_is_shrunk_twice(photos: Path, cache: ImageCache, monkeypatch: pytest.MonkeyPatch) -> None:
     open_pairs([photos], 2, cache)
-    monkeypatch.setattr(evaluation, "bicubic", None)
+    monkeypatch.setattr(pairs_module, "bicubic", None)
     assert len(open_pairs([photos], 2, cache)) == 2
 
 

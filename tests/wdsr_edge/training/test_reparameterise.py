@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.strategies import configs, trained_like
 from wdsr_edge import InputError
 from wdsr_edge.config import ModelConfig
-from wdsr_edge.evaluation import Pair
+from wdsr_edge.data.pairs import Pair
 from wdsr_edge.images.samples import sample_frames
 from wdsr_edge.models import build, fold, load_checkpoint
 from wdsr_edge.models.layers import Branches

@@ -26,7 +26,7 @@ from tests.wdsr_edge.cli.test_train import ended
 from wdsr_edge import CheckpointError, InputError, _files
 from wdsr_edge.cli import main
 from wdsr_edge.config import ModelConfig
-from wdsr_edge.evaluation import Pair
+from wdsr_edge.data.pairs import Pair
 from wdsr_edge.images.degradation import read_recipe
 from wdsr_edge.images.samples import PHOTOS
 from wdsr_edge.models import build, save_checkpoint

@@ -20,7 +20,8 @@ from tests.strategies import trained_like
 from tests.wdsr_edge.training.test_data import limit
 from wdsr_edge import InputError
 from wdsr_edge.config import ModelConfig
-from wdsr_edge.evaluation import Pair, bicubic, evaluate
+from wdsr_edge.data.pairs import Pair, bicubic
+from wdsr_edge.evaluation import evaluate
 from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.models import build, load_checkpoint, reference
 from wdsr_edge.training import Progress, TrainConfig, World, train

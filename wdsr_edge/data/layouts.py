@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ._errors import InputError
-from .images.folders import list_images
+from .._errors import InputError
+from ..images.folders import list_images
 
 Split = Literal["train", "valid"]
 

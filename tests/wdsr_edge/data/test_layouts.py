@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wdsr_edge import InputError
-from wdsr_edge.datasets import PairFiles, find_dataset, list_pairs
-from wdsr_edge.evaluation import read_pair
+from wdsr_edge.data.layouts import PairFiles, find_dataset, list_pairs
+from wdsr_edge.data.pairs import read_pair
 
 
 @pytest.fixture(autouse=True)

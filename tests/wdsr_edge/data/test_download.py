@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from wdsr_edge import InputError, download
-from wdsr_edge.download import DIV2K, Archive
+from wdsr_edge import InputError
+from wdsr_edge.data import download
+from wdsr_edge.data.download import DIV2K, Archive
 from wdsr_edge.images import samples
 from wdsr_edge.images.files import read_rgb
 

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ._errors import InputError
-from ._files import check_folder, open_regular, replacing
+from .._errors import InputError
+from .._files import check_folder, open_regular, replacing
 
 DIV2K_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"
 ATTEMPTS = 5
