@@ -18,10 +18,10 @@ import numpy as np
 import wdsr_edge
 from wdsr_edge import Bundle, SuperResolver
 from wdsr_edge.backends import Session, open_session
+from wdsr_edge.choices import Choice, graph_of
 from wdsr_edge.cli.sizes import parse_size
 from wdsr_edge.images.samples import frame_of_size
 from wdsr_edge.loading import find_bundle
-from wdsr_edge.speed import Choice, graph_of
 
 MODELS = ("wdsr-b-1x32-x2", "wdsr-b-3x32-x2", "wdsr-a-3x32-x2")
 SIZES = ("256x256", "480x270", "960x540", "1280x720", "1920x1080", "3840x2160")

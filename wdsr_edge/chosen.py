@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .bundle import Bundle
-from .speed import Choice, graph_of, recall
+from .choices import Choice, graph_of, recall
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from .backends.engine_config import EngineConfig, Library, Profile
 from .backends.quiet import load_onnxruntime, quiet_options
 from .backends.tensorrt_library import open_library
 from .bundle import Bundle
-from .clocks import read_clocks
-from .comparison import Size
-from .first_run import FirstRun, first_run
 from .loading import find_bundle, fitting, zoo_names
 from .machine import cpu, said, text
+from .measuring.clocks import read_clocks
+from .measuring.comparison import Size
+from .measuring.first_run import FirstRun, first_run
 
 _JETSON = "make the virtual environment with --system-site-packages and pip install 'wdsr-edge[jetson]'"
 _DESKTOP = "pip install 'wdsr-edge[tensorrt]' (GeForce: 'wdsr-edge[tensorrt-rtx]' as well)"

@@ -31,10 +31,10 @@ from .backends import (
 from .backends._cuda import Cuda
 from .backends.device_engines import read_beside
 from .bundle import MANIFEST, Bundle, Precision
+from .choices import Choice, choices, fastest, graph_of
 from .chosen import chosen
-from .gates import over_budget
-from .self_test import golden_test
-from .speed import Choice, choices, fastest, graph_of
+from .proof.gates import over_budget
+from .proof.golden import golden_test
 from .super_resolver import SuperResolver, Tile
 
 ZOO = Path(__file__).parent / "zoo"

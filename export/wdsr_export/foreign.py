@@ -16,9 +16,9 @@ from wdsr_edge.backends import thread_count
 from wdsr_edge.backends.quiet import load_onnxruntime, quiet_options
 from wdsr_edge.bundle import Bundle, Graph, onnx_name, read_manifest
 from wdsr_edge.evaluation import Upscale
-from wdsr_edge.gates import Gate, golden_gate
 from wdsr_edge.images.files import Rgb
 from wdsr_edge.models.reference import to_image, to_tensor
+from wdsr_edge.proof.gates import Gate, golden_gate
 
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 _QUANTISED = ("QLinear", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")

@@ -19,12 +19,12 @@ from wdsr_calibration.drop import Drop
 from wdsr_calibration.samples import PHOTOGRAPHS
 from wdsr_edge._errors import BundleError
 from wdsr_edge.bundle import Bundle, Graph, check_target, onnx_name, write_bundle
-from wdsr_edge.gates import ANY
 from wdsr_edge.images.files import Rgb
 from wdsr_edge.images.samples import frame_of_size
+from wdsr_edge.measuring.timing import measure_in_turns
 from wdsr_edge.models import EDSR, WDSR, fold
+from wdsr_edge.proof.gates import ANY
 from wdsr_edge.super_resolver import SuperResolver
-from wdsr_edge.timing import measure_in_turns
 
 from .frontier import draw_frontier
 from .onnx_file import export_onnx

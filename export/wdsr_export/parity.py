@@ -15,12 +15,12 @@ from wdsr_edge.backends import ON_CPU, Backend, Session, installed, open_session
 from wdsr_edge.backends.onnxruntime import OnnxRuntimeSession
 from wdsr_edge.bundle import Bundle, Graph
 from wdsr_edge.evaluation import Upscale
-from wdsr_edge.gates import ANY, GATES, LEARNED, Gate, golden_gate
 from wdsr_edge.images.files import Rgb
 from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.loading import find_bundle
 from wdsr_edge.metrics import Difference, difference
 from wdsr_edge.models import EDSR, WDSR, reference
+from wdsr_edge.proof.gates import ANY, GATES, LEARNED, Gate, golden_gate
 from wdsr_edge.super_resolver import SuperResolver
 
 from .diagnosis import diagnose

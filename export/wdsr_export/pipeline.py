@@ -30,12 +30,12 @@ from wdsr_edge.bundle import (
     onnx_name,
     write_bundle,
 )
-from wdsr_edge.comparison import Timed, compare
-from wdsr_edge.gates import GATES, LEARNED, Gate, golden_gate
+from wdsr_edge.choices import choices
 from wdsr_edge.images.files import Rgb
 from wdsr_edge.images.samples import golden_frame
+from wdsr_edge.measuring.comparison import Timed, compare
 from wdsr_edge.models import EDSR, WDSR, fold, reference, save_checkpoint
-from wdsr_edge.speed import choices
+from wdsr_edge.proof.gates import GATES, LEARNED, Gate, golden_gate
 
 from .fp16_sums import NAME as FP16_SUMS
 from .fp16_sums import fp16_sums_entry

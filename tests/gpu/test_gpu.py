@@ -18,10 +18,10 @@ import wdsr_edge
 from wdsr_edge import BackendError, Bundle, SuperResolver
 from wdsr_edge.backends import COMPILED, ON_CPU, Backend, installed
 from wdsr_edge.backends._cuda import Cuda
+from wdsr_edge.choices import Choice, choices
 from wdsr_edge.images.samples import frame_of_size
 from wdsr_edge.loading import find_bundle, zoo_names
 from wdsr_edge.metrics import psnr
-from wdsr_edge.speed import Choice, choices
 
 pytestmark = pytest.mark.gpu
 
@@ -132,7 +132,7 @@ def test_a_frame_too_large_is_one_line_and_the_session_goes_on(cache: Path, sr: 
 
 def test_a_stream_keeps_the_gpu_busy(sr: SuperResolver) -> None:
     """Submitted frames take little longer than the engine alone, as copies and the CPU's part are hidden."""
-    from wdsr_edge.timing import measure_stream
+    from wdsr_edge.measuring.timing import measure_stream
 
     frame = frame_of_size(540, 960)
     alone = sr.engine_ms(frame)

@@ -14,9 +14,9 @@ import wdsr_edge
 from tests.wdsr_edge.test_super_resolver import CONFIG, Nearest, resolver
 from wdsr_edge import Bundle, SuperResolver
 from wdsr_edge._files import user_cache
+from wdsr_edge.choices import Choice, Known, recall, remember
 from wdsr_edge.chosen import chosen
 from wdsr_edge.loading import find_bundle
-from wdsr_edge.speed import Choice, Known, recall, remember
 
 FP32, INT8 = Choice("onnxruntime", "fp32"), Choice("onnxruntime", "int8")
 TODAY = datetime.date.today().isoformat()

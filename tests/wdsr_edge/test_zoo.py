@@ -14,11 +14,11 @@ from wdsr_edge.backends import ON_CPU, Backend
 from wdsr_edge.bundle import Graph
 from wdsr_edge.data.pairs import bicubic, load_pairs
 from wdsr_edge.evaluation import evaluate, mean_score
-from wdsr_edge.gates import check_golden, over_budget
 from wdsr_edge.images.drawn import KINDS, SHARP
 from wdsr_edge.images.samples import PHOTOS
 from wdsr_edge.loading import ZOO, find_bundle
 from wdsr_edge.models import fold, load_model
+from wdsr_edge.proof.gates import check_golden, over_budget
 from wdsr_export.int8 import losses_of
 from wdsr_export.parity import no_float_session, sessions
 

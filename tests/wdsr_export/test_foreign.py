@@ -45,7 +45,7 @@ def test_the_files_of_a_bundle_pass_by_the_gate_of_their_precision(name: str, co
 
 
 def test_int8_must_reach_what_its_bundle_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wdsr_edge.gates.SLACK_DB", -20.0)
+    monkeypatch.setattr("wdsr_edge.proof.gates.SLACK_DB", -20.0)
     (parity,) = verify(load_model(NAME), ZOO / NAME / "int8-cpu.onnx", FRAMES)
     assert not parity.passed
     assert "dB on the golden frame, less than" in parity.diagnosis
@@ -107,7 +107,7 @@ def test_a_fault_in_a_quantised_graph_is_still_named() -> None:
 
 
 def gate_of_40_db() -> Any:
-    from wdsr_edge.gates import LEARNED
+    from wdsr_edge.proof.gates import LEARNED
 
     return LEARNED
 

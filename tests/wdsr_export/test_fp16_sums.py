@@ -10,11 +10,11 @@ from tests.strategies import trained_like
 from wdsr_edge import Bundle
 from wdsr_edge.bundle import WEIGHTS
 from wdsr_edge.config import ModelConfig
-from wdsr_edge.gates import golden_gate
 from wdsr_edge.images.samples import golden_frame
 from wdsr_edge.loading import find_bundle, zoo_names
 from wdsr_edge.metrics import psnr
 from wdsr_edge.models import fold, load_checkpoint, reference
+from wdsr_edge.proof.gates import golden_gate
 from wdsr_export import fp16_sums as module
 from wdsr_export.fp16_sums import NAME, fp16_sums, fp16_sums_entry
 

@@ -20,9 +20,9 @@ from torch import nn
 from wdsr_edge import BundleError, InputError
 from wdsr_edge.backends import installed
 from wdsr_edge.bundle import write_bundle
-from wdsr_edge.gates import GATES
 from wdsr_edge.images.samples import golden_frame, sample_frames
 from wdsr_edge.models import EDSR, WDSR, ModelConfig, build, fold, reference, save_checkpoint
+from wdsr_edge.proof.gates import GATES
 from wdsr_export import Parity, check_parity, deploy, export_onnx, verify
 from wdsr_export.diagnosis import faults
 from wdsr_export.graph import float_graph

@@ -1,7 +1,8 @@
 """Engines: one file each, all behind the Session protocol."""
 
 from .base import AsyncSession, Session
-from .choice import (
+from .options import EngineReport, GpuOptions, SelfTest
+from .registry import (
     BACKENDS,
     BUILT_FOR_SHAPES,
     COMPILED,
@@ -14,7 +15,6 @@ from .choice import (
     open_session,
     version,
 )
-from .device import EngineReport, GpuOptions, SelfTest
 from .threads import thread_count
 
 __all__ = [

@@ -18,10 +18,10 @@ from ..onnx_reader import read_onnx
 from ._cuda import Cuda
 from .audit import Audit, audit, check_graph
 from .build_process import build_apart
-from .device import EngineReport, GpuOptions, SelfTest
 from .engine_build import Built, check_config
 from .engine_cache import Builder, Cached, EngineCache
 from .engine_config import EngineConfig, Library, Profile, Shape
+from .options import EngineReport, GpuOptions, SelfTest
 from .tensorrt import Plan, Run, TensorRtSession
 from .tensorrt_library import open_library, version_of
 

@@ -29,7 +29,7 @@ from .sizes import parse_size
 
 if TYPE_CHECKING:
     from ..chosen import Chosen
-    from ..comparison import Size, Timed
+    from ..measuring.comparison import Size, Timed
 
 
 def run(
@@ -54,8 +54,8 @@ def run(
     (with --threads: for that many). FP16 on a CPU is timed if asked for.
     """
     from ..backends import GpuOptions
-    from ..comparison import compare
     from ..loading import find_bundle, fitting
+    from ..measuring.comparison import compare
 
     bundle, gpu = Bundle.load(find_bundle(model)), GpuOptions(device, engine=engine)
     among = fitting(bundle, backend, precision, gpu=gpu, threads=threads)  # type: ignore[arg-type]
@@ -120,8 +120,8 @@ def say_faults(timed: Sequence[Timed]) -> None:
 def keep_fastest(bundle: Bundle, timed: Sequence[Timed], *, threads: int | None = None) -> None:
     """Remember what was timed, for ``auto``."""
     from ..backends import thread_count
-    from ..gates import over_budget
-    from ..speed import Known, graph_of, remember
+    from ..choices import Known, graph_of, remember
+    from ..proof.gates import over_budget
 
     good = [one for one in timed if not one.fault and one.latency]
     known = {}

@@ -20,7 +20,7 @@ from .sizes import parse_size
 
 if TYPE_CHECKING:
     from ..backends.engine_config import EngineConfig, Library, Profile
-    from ..comparison import Timed
+    from ..measuring.comparison import Timed
     from ..targets import Target
 
 
@@ -101,8 +101,8 @@ def _compile_here(
     from ..backends._cuda import Cuda
     from ..backends.engine_build import check_config
     from ..backends.tensorrt_library import open_library, version_of
-    from ..first_run import first_run
-    from ..speed import choices
+    from ..choices import choices
+    from ..measuring.first_run import first_run
 
     check_backend(backend)  # type: ignore[arg-type]
     if backend != "auto" and backend not in COMPILED:

@@ -24,10 +24,10 @@ _MANY_LEVELS = 8
 if TYPE_CHECKING:
     from wdsr_export import Deployment, Parity
 
-    from ..comparison import Size
     from ..config import ModelConfig
+    from ..measuring.comparison import Size
+    from ..measuring.timing import Latency
     from ..metrics import Difference
-    from ..timing import Latency
 
 
 def run(

@@ -17,7 +17,7 @@ from .output import DeviceOption, JsonFlag, json_text, print_json, print_table, 
 from .sizes import parse_size
 
 if TYPE_CHECKING:
-    from ..comparison import Size
+    from ..measuring.comparison import Size
 
 
 def run(

@@ -111,10 +111,10 @@ def _engine_against_golden(model: str, engine: Path, size: str, device: int) -> 
     from ..backends import GpuOptions, open_session
     from ..backends.device_engines import profiles_beside
     from ..bundle import Bundle
-    from ..gates import golden_gate
+    from ..choices import graph_of
     from ..loading import find_bundle, fitting
-    from ..self_test import golden_difference
-    from ..speed import graph_of
+    from ..proof.gates import golden_gate
+    from ..proof.golden import golden_difference
 
     bundle, gpu = Bundle.load(find_bundle(model)), GpuOptions(device, engine=engine)
     (choice, *_) = fitting(bundle, gpu=gpu)
@@ -141,9 +141,9 @@ def _engine_against_golden(model: str, engine: Path, size: str, device: int) -> 
 def _against_golden(model: str, threads: int | None) -> list[dict[str, Any]]:
     from ..backends import check_backend
     from ..bundle import Bundle
-    from ..gates import check_golden
+    from ..choices import choices, graph_of
     from ..loading import find_bundle, open_bundle
-    from ..speed import choices, graph_of
+    from ..proof.gates import check_golden
 
     check_backend("auto")
     bundle = Bundle.load(find_bundle(model))

@@ -12,8 +12,8 @@ import pytest
 
 from wdsr_edge import BackendError, Bundle, InputError
 from wdsr_edge.backends import BACKENDS, ON_CPU, check_backend, has_gpu, installed, is_installed, version
+from wdsr_edge.choices import Choice, remember
 from wdsr_edge.loading import ZOO, candidates
-from wdsr_edge.speed import Choice, remember
 
 BUNDLE = Bundle.load(ZOO / "wdsr-b-1x32-x2")
 
@@ -21,9 +21,9 @@ BUNDLE = Bundle.load(ZOO / "wdsr-b-1x32-x2")
 @pytest.fixture
 def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU on which every package is installed."""
-    monkeypatch.setattr("wdsr_edge.backends.choice._TENSORRT_LIBRARIES", ("libnothing.so", "libc.so.6"))
-    monkeypatch.setattr("wdsr_edge.backends.choice.is_installed", lambda backend: True)
-    monkeypatch.setattr("wdsr_edge.backends.choice.has_gpu", lambda: True)
+    monkeypatch.setattr("wdsr_edge.backends.registry._TENSORRT_LIBRARIES", ("libnothing.so", "libc.so.6"))
+    monkeypatch.setattr("wdsr_edge.backends.registry.is_installed", lambda backend: True)
+    monkeypatch.setattr("wdsr_edge.backends.registry.has_gpu", lambda: True)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_on_windows_a_gpu_is_told_by_its_drivers_library(tmp_path: Path, monkeyp
 
 
 def test_on_windows_the_provider_looks_for_tensorrts_dlls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wdsr_edge.backends.choice.is_installed", lambda backend: True)
-    monkeypatch.setattr("wdsr_edge.backends.choice.has_gpu", lambda: True)
+    monkeypatch.setattr("wdsr_edge.backends.registry.is_installed", lambda backend: True)
+    monkeypatch.setattr("wdsr_edge.backends.registry.has_gpu", lambda: True)
     monkeypatch.setattr(sys, "platform", "win32")
     for there, taken in (("nvinfer_10", True), ("nvinfer_11", True), ("libnvinfer.so.10", False)):
         monkeypatch.setattr("ctypes.util.find_library", lambda name, there=there: there if name == there else None)
@@ -71,15 +71,15 @@ def test_on_windows_the_provider_looks_for_tensorrts_dlls(monkeypatch: pytest.Mo
 
 
 def test_without_a_gpu_only_the_cpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wdsr_edge.backends.choice.is_installed", lambda backend: True)
-    monkeypatch.setattr("wdsr_edge.backends.choice.has_gpu", lambda: False)
+    monkeypatch.setattr("wdsr_edge.backends.registry.is_installed", lambda backend: True)
+    monkeypatch.setattr("wdsr_edge.backends.registry.has_gpu", lambda: False)
     assert installed() == list(ON_CPU)
 
 
 @pytest.mark.usefixtures("everything")
 def test_the_provider_that_wants_tensorrt_is_taken_only_where_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "onnxruntime-tensorrt" in installed()
-    monkeypatch.setattr("wdsr_edge.backends.choice._TENSORRT_LIBRARIES", ("libnothing.so",))
+    monkeypatch.setattr("wdsr_edge.backends.registry._TENSORRT_LIBRARIES", ("libnothing.so",))
     assert "onnxruntime-tensorrt" not in installed()
 
 
@@ -118,7 +118,7 @@ def test_what_is_not_installed_is_named_when_it_is_opened() -> None:
 
 
 def test_a_machine_without_engines_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wdsr_edge.backends.choice.is_installed", lambda backend: False)
+    monkeypatch.setattr("wdsr_edge.backends.registry.is_installed", lambda backend: False)
     with pytest.raises(BackendError, match="no engine is installed"):
         candidates(BUNDLE)
 

@@ -19,11 +19,11 @@ from tests.wdsr_edge.backends.test_audit import CONVS, dump
 from wdsr_edge import BackendError, Bundle, BundleError, InputError
 from wdsr_edge.backends import device_engines
 from wdsr_edge.backends._cuda import Cuda
-from wdsr_edge.backends.device import EngineReport, GpuOptions
 from wdsr_edge.backends.device_engines import DeviceEngines, VouchedEngine, builder_of, open_device_session
 from wdsr_edge.backends.engine_build import Built
 from wdsr_edge.backends.engine_cache import Builder, EngineCache
 from wdsr_edge.backends.engine_config import EngineConfig, Library, Profile, Shape
+from wdsr_edge.backends.options import EngineReport, GpuOptions
 from wdsr_edge.backends.tensorrt import TensorRtSession
 from wdsr_edge.loading import ZOO
 

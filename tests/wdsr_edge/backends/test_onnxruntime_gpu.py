@@ -429,9 +429,9 @@ def test_full_memory_is_one_line_and_a_smaller_frame_goes(on_cpu: OnnxRuntimeSes
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU that has these backends alone."""
     found = ["onnxruntime-cuda", "onnxruntime-tensorrt"]
-    for module in ("wdsr_edge.backends.choice", "wdsr_edge.speed", "wdsr_edge.loading"):
+    for module in ("wdsr_edge.backends.registry", "wdsr_edge.choices", "wdsr_edge.loading"):
         monkeypatch.setattr(f"{module}.installed", lambda: found)
-    monkeypatch.setattr("wdsr_edge.speed.version", lambda backend: "1.31.1")
+    monkeypatch.setattr("wdsr_edge.choices.version", lambda backend: "1.31.1")
 
 
 @pytest.mark.usefixtures("installed")

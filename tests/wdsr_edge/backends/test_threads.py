@@ -15,9 +15,9 @@ from tests.command_line import refused
 from tests.command_line import wdsr_edge as run
 from wdsr_edge import Bundle, InputError, loading
 from wdsr_edge.backends import ON_CPU, Session, open_session, thread_count
-from wdsr_edge.comparison import compare
+from wdsr_edge.choices import Choice, choices, fastest, remember
 from wdsr_edge.loading import ZOO
-from wdsr_edge.speed import Choice, choices, fastest, remember
+from wdsr_edge.measuring.comparison import compare
 
 BUNDLE = Bundle.load(ZOO / "wdsr-b-1x32-x2")
 FP32, INT8 = Choice("onnxruntime", "fp32"), Choice("onnxruntime", "int8")

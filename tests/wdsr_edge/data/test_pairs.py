@@ -13,7 +13,14 @@ from wdsr_edge import InputError
 from wdsr_edge.data.layouts import PairFiles
 from wdsr_edge.data.pairs import TooSmallError, bicubic, load_pairs, read_pair
 from wdsr_edge.evaluation import evaluate
+from wdsr_edge.images.files import Rgb
 from wdsr_edge.images.samples import golden_frame
+
+
+def save(frame: Rgb, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(frame).save(path)
+    return path
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -93,6 +100,3 @@ def test_grey_and_colour_make_pairs_alike(tmp_path: Path) -> None:
     colour, grey = load_pairs([tmp_path], 2)
     assert grey.hr.shape == colour.hr.shape
     assert (grey.lr == grey.lr[..., :1]).all()
-
-
-BSD100 = {2: 29.56, 4: 25.96}

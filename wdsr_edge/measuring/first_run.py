@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from ._errors import WdsrError
-from .backends import GpuOptions
-from .backends._cuda import Cuda
-from .backends.engine_config import EngineConfig
-from .bundle import Bundle
+from .._errors import WdsrError
+from ..backends import GpuOptions
+from ..backends._cuda import Cuda
+from ..backends.engine_config import EngineConfig
+from ..bundle import Bundle
+from ..choices import Choice
+from ..images.samples import frame_of_size
+from ..loading import open_bundle
 from .clocks import Clocks, read_clocks
 from .comparison import Size, Timed, compare
-from .images.samples import frame_of_size
-from .loading import open_bundle
-from .speed import Choice
 
 
 @dataclass(frozen=True)

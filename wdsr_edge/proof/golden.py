@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._errors import BackendError
-from .backends.device import SelfTest
-from .bundle import Bundle, Graph
+from .._errors import BackendError
+from ..backends.options import SelfTest
+from ..bundle import Bundle, Graph
+from ..metrics import Difference, difference
+from ..tiling import Span, spans
 from .gates import golden_gate
-from .metrics import Difference, difference
-from .tiling import Span, spans
 
 _Batch = NDArray[Any]
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from ._errors import WdsrError
-from .backends import COMPILED, EngineReport, GpuOptions, thread_count
-from .bundle import Bundle
-from .gates import check_golden
-from .images.files import Rgb
-from .images.samples import frame_of_size
-from .loading import open_bundle
-from .metrics import Difference
-from .speed import Choice, graph_of
-from .super_resolver import SuperResolver, Tile
+from .._errors import WdsrError
+from ..backends import COMPILED, EngineReport, GpuOptions, thread_count
+from ..bundle import Bundle
+from ..choices import Choice, graph_of
+from ..images.files import Rgb
+from ..images.samples import frame_of_size
+from ..loading import open_bundle
+from ..metrics import Difference
+from ..proof.gates import check_golden
+from ..super_resolver import SuperResolver, Tile
 from .timing import Latency, measure_in_turns, measure_stream
 
 Size = tuple[int, int]

@@ -12,7 +12,7 @@ from wdsr_edge import BackendError, Bundle
 from wdsr_edge.backends import open_session
 from wdsr_edge.bundle import Graph
 from wdsr_edge.loading import ZOO
-from wdsr_edge.self_test import golden_test
+from wdsr_edge.proof.golden import golden_test
 
 BUNDLE = Bundle.load(ZOO / "wdsr-b-1x32-x2")
 UINT8 = open_session("onnxruntime", BUNDLE.onnx("fp32"))

@@ -13,13 +13,14 @@ import pytest
 
 import wdsr_edge
 from tests.bundles import calibration_within_budget, edit
-from wdsr_edge import Bundle, InputError, comparison
+from wdsr_edge import Bundle, InputError
 from wdsr_edge._files import user_cache
 from wdsr_edge.backends import installed
-from wdsr_edge.comparison import compare
-from wdsr_edge.gates import GATES, Gate
+from wdsr_edge.choices import Choice, choices, fastest, remember
 from wdsr_edge.loading import open_bundle
-from wdsr_edge.speed import Choice, choices, fastest, remember
+from wdsr_edge.measuring import comparison
+from wdsr_edge.measuring.comparison import compare
+from wdsr_edge.proof.gates import GATES, Gate
 
 FP32, INT8 = Choice("onnxruntime", "fp32"), Choice("onnxruntime", "int8")
 
@@ -61,7 +62,7 @@ def test_auto_is_the_documented_order_until_something_was_measured(bundle: Bundl
 def test_another_bundle_of_that_name_knows_nothing(bundle: Bundle, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remember(bundle, {FP32: 9.0, INT8: 4.0})
     assert fastest(Bundle.load(good), (FP32, INT8)) is None
-    monkeypatch.setattr("wdsr_edge.speed.version", lambda engine: "another")
+    monkeypatch.setattr("wdsr_edge.choices.version", lambda engine: "another")
     assert fastest(bundle, (FP32, INT8)) is None
 
 
@@ -119,7 +120,7 @@ def test_each_choice_is_timed_in_turns(bundle: Bundle) -> None:
 def test_what_misses_the_golden_frame_is_not_timed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """As INT8 would on a CPU whose products saturate."""
     edit(bundle.path, lambda manifest: manifest["parity"]["int8-cpu"]["onnxruntime"].update(golden_db=400.0))
-    monkeypatch.setattr("wdsr_edge.gates.EQUAL_DB", 400.0)
+    monkeypatch.setattr("wdsr_edge.proof.gates.EQUAL_DB", 400.0)
     found = compare(Bundle.load(bundle.path), (FP32, INT8), [(8, 8)], seconds=0)
     assert [bool(one.fault) for one in found] == [False, True]
     assert "golden frame" in found[1].fault
@@ -171,7 +172,7 @@ def test_an_engine_that_fails_is_not_timed(bundle: Bundle, monkeypatch: pytest.M
             raise wdsr_edge.BackendError("no such instruction")
         return open_bundle(bundle, choice, **options)
 
-    monkeypatch.setattr("wdsr_edge.comparison.open_bundle", opened)
+    monkeypatch.setattr("wdsr_edge.measuring.comparison.open_bundle", opened)
     found = compare(bundle, (FP32, INT8), [(8, 8)], seconds=0)
     assert (found[1].fault, found[1].golden, found[0].fault) == ("no such instruction", None, "")
     assert json.dumps([one.fault for one in found])

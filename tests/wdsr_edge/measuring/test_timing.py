@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from wdsr_edge import timing
-from wdsr_edge.timing import TURNS, measure_in_turns
+from wdsr_edge.measuring import timing
+from wdsr_edge.measuring.timing import TURNS, measure_in_turns
 
 
 class Clock:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ._errors import BundleError
-from .bundle import Bundle, Graph
-from .metrics import Difference, difference
+from .._errors import BundleError
+from ..bundle import Bundle, Graph
+from ..metrics import Difference, difference
 
 if TYPE_CHECKING:
-    from .evaluation import Upscale
+    from ..evaluation import Upscale
 
 
 @dataclass(frozen=True)

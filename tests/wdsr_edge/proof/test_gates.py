@@ -9,9 +9,9 @@ import pytest
 
 from tests.bundles import calibration_within_budget
 from wdsr_edge.bundle import Bundle
-from wdsr_edge.gates import over_budget
+from wdsr_edge.choices import Choice, remember
 from wdsr_edge.loading import candidates, find_bundle
-from wdsr_edge.speed import Choice, remember
+from wdsr_edge.proof.gates import over_budget
 
 MANIFEST: dict[str, Any] = {"calibration": calibration_within_budget()}
 

@@ -15,8 +15,8 @@ from typing import Literal, cast, get_args
 from .._errors import BackendError, InputError
 from ..bundle import Precision
 from .base import Session
-from .device import GpuOptions, SelfTest
 from .engine_config import Library
+from .options import GpuOptions, SelfTest
 from .tensorrt_library import MODULES
 from .threads import thread_count
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from wdsr_edge import clocks
-from wdsr_edge.clocks import Clocks, read_clocks
+from wdsr_edge.measuring import clocks
+from wdsr_edge.measuring.clocks import Clocks, read_clocks
 
 MODES = {
     "orin-nano-super": ("15W", "25W", "MAXN_SUPER"),

@@ -1,0 +1,1 @@
+"""Times that can be trusted, and the conditions they were taken under."""

@@ -1,0 +1,1 @@
+"""What each precision must reproduce: gates, and the golden frame of a bundle through an engine."""
