@@ -27,8 +27,8 @@ from tests.simulated_cuda import Device
 from tests.simulated_tensorrt import Life, SimulatedEngine, SimulatedTensorRT
 from tests.tensorrt_standin import Strict, calls, settings
 from wdsr_edge.backends import registry as choice
-from wdsr_edge.backends import tensorrt_library
-from wdsr_edge.backends.engine_config import Library
+from wdsr_edge.backends.tensorrt import library as tensorrt_library
+from wdsr_edge.backends.tensorrt.config import Library
 from wdsr_edge.onnx_reader import conv_precisions, read_onnx
 
 ROOT = Path(__file__).resolve().parents[1]

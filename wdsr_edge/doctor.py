@@ -15,10 +15,8 @@ from typing import Any, cast
 from ._errors import WdsrError
 from ._version import __version__
 from .backends import BACKENDS, COMPILED, Backend, GpuOptions, has_gpu, is_installed, open_session, version
-from .backends._cuda import Cuda
-from .backends.engine_config import EngineConfig, Library, Profile
 from .backends.quiet import load_onnxruntime, quiet_options
-from .backends.tensorrt_library import open_library
+from .backends.tensorrt import Cuda, EngineConfig, Library, Profile, open_library
 from .bundle import Bundle
 from .loading import find_bundle, fitting, zoo_names
 from .machine import cpu, said, text

@@ -28,8 +28,7 @@ from .backends import (
     open_session,
     thread_count,
 )
-from .backends._cuda import Cuda
-from .backends.device_engines import read_beside
+from .backends.tensorrt import Cuda, read_beside
 from .bundle import MANIFEST, Bundle, Precision
 from .choices import Choice, choices, fastest, graph_of
 from .chosen import chosen

@@ -17,7 +17,7 @@ import pytest
 import wdsr_edge
 from wdsr_edge import BackendError, Bundle, SuperResolver
 from wdsr_edge.backends import COMPILED, ON_CPU, Backend, installed
-from wdsr_edge.backends._cuda import Cuda
+from wdsr_edge.backends.tensorrt.cuda import Cuda
 from wdsr_edge.choices import Choice, choices
 from wdsr_edge.images.samples import frame_of_size
 from wdsr_edge.loading import find_bundle, zoo_names

@@ -17,7 +17,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", folder]
             subprocess.run([*pip, f"cuda-bindings=={release}"], check=True)
-            test = ["tests/wdsr_edge/backends/test_cuda.py", "--quiet", "-p", "no:cacheprovider"]
+            test = ["tests/wdsr_edge/backends/tensorrt/test_cuda.py", "--quiet", "-p", "no:cacheprovider"]
             environment = {**os.environ, "PYTHONPATH": folder, "CUDA_BINDINGS": release}
             subprocess.run([sys.executable, "-m", "pytest", *test], cwd=ROOT, env=environment, check=True)
 

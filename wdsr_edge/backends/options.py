@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from ..bundle import Precision
-from .audit import Audit
-from .engine_config import EngineConfig
+
+if TYPE_CHECKING:
+    from .tensorrt import Audit, EngineConfig
 
 
 @dataclass(frozen=True)

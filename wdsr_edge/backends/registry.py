@@ -15,9 +15,8 @@ from typing import Literal, cast, get_args
 from .._errors import BackendError, InputError
 from ..bundle import Precision
 from .base import Session
-from .engine_config import Library
 from .options import GpuOptions, SelfTest
-from .tensorrt_library import MODULES
+from .tensorrt import MODULES, Library
 from .threads import thread_count
 
 Backend = Literal[
@@ -116,7 +115,7 @@ def open_session(
 
         return OnnxRuntimeSession(onnx, threads=thread_count(threads))
     if backend in COMPILED:
-        from .device_engines import open_device_session
+        from .tensorrt import open_device_session
 
         return open_device_session(cast(Library, backend), onnx, precision, gpu, self_test)
     from .onnxruntime_gpu import OnnxRuntimeGpuSession

@@ -103,7 +103,7 @@ def run(
 
 def _sizes(asked: Sequence[str] | None, engine: Path | None) -> list[Size]:
     """What was asked for; else the sizes that an engine is best at, as far as it is known; else three usual ones."""
-    from ..backends.device_engines import profiles_beside
+    from ..backends.tensorrt import profiles_beside
 
     if asked or engine is None or not (profiles := profiles_beside(engine)):
         return [parse_size(text) for text in dict.fromkeys(asked or ("480x270", "960x540", "1280x720"))]

@@ -19,9 +19,8 @@ from .output import BundleArgument, DeviceOption, JsonFlag, build_bar, print_jso
 from .sizes import parse_size
 
 if TYPE_CHECKING:
-    from ..backends.engine_config import EngineConfig, Library, Profile
+    from ..backends.tensorrt import EngineConfig, Library, Profile, Target
     from ..measuring.comparison import Timed
-    from ..targets import Target
 
 
 def run(
@@ -69,7 +68,7 @@ def run(
     GeForce and most server GPUs with no GPU at hand; for a Jetson or an H100, which compile for themselves, this prints
     what to run there. An engine is native code: load only what you have compiled.
     """
-    from ..backends.engine_config import EngineConfig
+    from ..backends.tensorrt import EngineConfig
     from ..loading import find_bundle
 
     bundle = Bundle.load(find_bundle(model))
@@ -98,9 +97,7 @@ def _compile_here(
 ) -> None:
     """An engine of its own for each shape, which is what runs fastest, or one for a profile."""
     from ..backends import COMPILED, GpuOptions, check_backend, installed
-    from ..backends._cuda import Cuda
-    from ..backends.engine_build import check_config
-    from ..backends.tensorrt_library import open_library, version_of
+    from ..backends.tensorrt import Cuda, check_config, open_library, version_of
     from ..choices import choices
     from ..measuring.first_run import first_run
 
@@ -172,8 +169,7 @@ def _print_engines(timed: Sequence[Timed]) -> None:
 def _compile_for_others(
     bundle: Bundle, kinds: Sequence[Precision], config: EngineConfig, target: Sequence[str], output: Path, json: bool
 ) -> None:
-    from ..ahead_of_time import commands_for
-    from ..targets import find_target
+    from ..backends.tensorrt import commands_for, find_target
 
     targets = [find_target(name) for name in dict.fromkeys(target)]
     on_device = {one.name: commands_for(bundle, kinds, one, config) for one in targets if one.library == "tensorrt"}
@@ -221,7 +217,7 @@ def _kinds(bundle: Bundle, asked: Sequence[str] | None) -> list[Precision]:
 
 
 def _profiles(sizes: Sequence[str] | None, ranges: Sequence[str] | None, portrait: bool) -> tuple[Profile, ...]:
-    from ..backends.engine_config import Profile, Shape
+    from ..backends.tensorrt import Profile, Shape
 
     found = [Profile.static(*parse_size(text)) for text in sizes or (() if ranges else ("480x270",))]
     for text in ranges or ():
@@ -234,7 +230,7 @@ def _profiles(sizes: Sequence[str] | None, ranges: Sequence[str] | None, portrai
 
 
 def _compile(bundle: Bundle, kind: Precision, device: Target, config: EngineConfig, folder: Path) -> dict[str, Any]:
-    from ..ahead_of_time import compile_for
+    from ..backends.tensorrt import compile_for
 
     what = f"{device.name} {kind}"
     say(f"compiling {bundle.name} in {kind} for {device.device}")
@@ -251,7 +247,7 @@ def _compile(bundle: Bundle, kind: Precision, device: Target, config: EngineConf
 
 
 def _print(bundle: Bundle, made: Sequence[dict[str, Any]], on_device: dict[str, list[str]]) -> None:
-    from ..targets import find_target
+    from ..backends.tensorrt import find_target
 
     rows = [
         (

@@ -119,7 +119,7 @@ def _try(name: str, size: Size, seconds: float, device: int) -> dict[str, Any]:
 
 def _try_apart(name: str, size: Size, seconds: float, device: int) -> dict[str, Any]:
     """The same, in another process, which may crash."""
-    from ..backends.build_process import python_environment
+    from ..backends.tensorrt import python_environment
     from ..loading import find_bundle
 
     height, width = size

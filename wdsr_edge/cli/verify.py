@@ -109,7 +109,7 @@ def _against_torch(model: str, images: Path | None, onnx: Path | None, threads: 
 
 def _engine_against_golden(model: str, engine: Path, size: str, device: int) -> dict[str, Any]:
     from ..backends import GpuOptions, open_session
-    from ..backends.device_engines import profiles_beside
+    from ..backends.tensorrt import profiles_beside
     from ..bundle import Bundle
     from ..choices import graph_of
     from ..loading import find_bundle, fitting

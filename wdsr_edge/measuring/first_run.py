@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 from .._errors import WdsrError
 from ..backends import GpuOptions
-from ..backends._cuda import Cuda
-from ..backends.engine_config import EngineConfig
+from ..backends.tensorrt import Cuda, EngineConfig
 from ..bundle import Bundle
 from ..choices import Choice
 from ..images.samples import frame_of_size

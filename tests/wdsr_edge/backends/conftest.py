@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.strategies import trained_like
-from tests.wdsr_edge.backends.schedules import OURS, Code
+from tests.wdsr_edge.backends.tensorrt.schedules import OURS, Code
 from wdsr_edge.config import ModelConfig
 from wdsr_export import export_onnx
 
