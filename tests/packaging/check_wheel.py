@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "wdsr-b-3x32-x2"
-PHOTO = ROOT / "wdsr_edge" / "photos" / "chelsea.png"
+PHOTO = ROOT / "wdsr_edge" / "images" / "photos" / "chelsea.png"
 
 
 def main() -> None:

@@ -148,7 +148,7 @@ def test_a_bug_in_one_way_does_not_hide_the_others(bundle: Bundle, monkeypatch: 
     monkeypatch.setattr(comparison, "open_bundle", failing)
     good, bad = compare(bundle, (FP32, INT8), [(8, 8)], seconds=0)
     assert not good.fault
-    assert bad.fault.startswith("TypeError in test_speed.py:")
+    assert bad.fault.startswith("TypeError in test_choices.py:")
     assert bad.fault.endswith(": incompatible function arguments: 1. (self, int): please report it")
 
 

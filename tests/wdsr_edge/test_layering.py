@@ -83,7 +83,7 @@ import numpy, wdsr_edge
 with wdsr_edge.load(sys.argv[1]) as sr:
     frame = numpy.zeros((5, 7, 3), numpy.uint8)
     print(sr(frame).shape, sr(frame.astype(numpy.float32)).shape, sr.submit(frame).result().shape)
-import wdsr_edge.evaluation, wdsr_edge.samples, wdsr_edge.timing, wdsr_edge.cli
+import wdsr_edge.evaluation, wdsr_edge.images.samples, wdsr_edge.measuring.timing, wdsr_edge.cli
 golden = wdsr_edge.Bundle.load(sys.argv[1]).golden()
 assert golden[1].shape[0] == 2 * golden[0].shape[0]
 assert not {"torch", "onnx", "onnx_ir", "safetensors"} & {name.partition(".")[0] for name in sys.modules}
@@ -167,6 +167,8 @@ def in_order(name: str) -> tuple[int, str]:
 def test_an_init_only_reexports_and_lists_it_all(init: Path) -> None:
     tree = ast.parse(init.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
+    if len(tree.body) == 1:
+        return  # a folder of modules, each of which is imported by its own name
     assert [ast.unparse(node) for node in tree.body if not is_reexport(node)] == []
     imported = [
         alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
@@ -180,7 +182,7 @@ def test_an_init_only_reexports_and_lists_it_all(init: Path) -> None:
 
 
 def test_every_listed_name_is_there() -> None:
-    folders = [init.parent.relative_to(ROOT).parts for init in packages()]
+    folders = [init.parent.relative_to(ROOT).parts for init in packages() if "__all__" in init.read_text("utf-8")]
     modules = [".".join(parts[1:] if parts[0] in ("export", "calibration") else parts) for parts in folders]
     python("\n".join(f"from {module} import *" for module in modules))
 
@@ -199,3 +201,55 @@ def test_dependencies_point_one_way() -> None:
                 found = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
                 found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 assert not [name for name in found if name.partition(".")[0] in forbidden], source
+
+
+ROOMS = (
+    *("_version", "_interrupt", "_errors", "_at_exit", "_exchange", "_files", "_calls"),
+    *("config", "onnx_reader", "bundle", "frames", "tiling", "metrics", "tickets"),
+    *("images", "data", "evaluation", "robustness"),
+    *("backends", "machine", "choices", "chosen", "proof", "super_resolver"),
+    *("loading", "existing", "measuring", "upscale_plan", "upscale", "doctor"),
+    *("models", "training", "cli", "__main__", "__init__"),
+)
+"""Modules and folders of ``wdsr_edge``, the lowest first: each imports from those before it, and from no other."""
+
+
+def imported_modules(source: Path) -> set[str]:
+    """Names below ``wdsr_edge`` that a file of it imports, anywhere in it: modules, or what they hold."""
+    package = source.relative_to(ROOT).with_suffix("").parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = (*package[: len(package) - node.level + 1], *(node.module or "").split("."))
+            found |= {".".join([*filter(None, base), alias.name]) for alias in node.names}
+    return {name.removeprefix("wdsr_edge.") for name in found}
+
+
+def sources() -> list[Path]:
+    return sorted((ROOT / "wdsr_edge").rglob("*.py"))
+
+
+def test_every_room_has_its_place() -> None:
+    rooms = {source.relative_to(ROOT / "wdsr_edge").parts[0].removesuffix(".py") for source in sources()}
+    assert rooms == {*ROOMS}
+    assert len(ROOMS) == len({*ROOMS})
+
+
+@pytest.mark.parametrize("source", sources(), ids=lambda source: str(source.relative_to(ROOT / "wdsr_edge")))
+def test_imports_run_downwards(source: Path) -> None:
+    room = source.relative_to(ROOT / "wdsr_edge").parts[0].removesuffix(".py")
+    for name in imported_modules(source):
+        other = name.partition(".")[0]
+        if other in ROOMS and other != room:
+            assert ROOMS.index(other) < ROOMS.index(room), f"{room} imports {name}"
+
+
+@pytest.mark.parametrize("source", sources(), ids=lambda source: str(source.relative_to(ROOT / "wdsr_edge")))
+def test_tensorrt_has_one_door(source: Path) -> None:
+    """Outside ``backends``, only what its ``__init__`` gives is imported."""
+    if "backends" in source.relative_to(ROOT / "wdsr_edge").parts:
+        return
+    deeper = {path.stem for path in (ROOT / "wdsr_edge" / "backends" / "tensorrt").glob("*.py")}
+    for name in imported_modules(source):
+        parts = name.split(".")
+        assert parts[:2] != ["backends", "tensorrt"] or len(parts) < 3 or parts[2] not in deeper, name

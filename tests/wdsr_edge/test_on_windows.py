@@ -125,9 +125,9 @@ with open("mine/fp16.onnx", "rb"):  # in use, so that the folder cannot be moved
 assert Bundle.load("mine").details["note"] == 2
 assert sorted(os.listdir(".")) in (["Local", "mine"], ["mine"]), os.listdir(".")
 
-from wdsr_edge.backends.engine_build import Built
-from wdsr_edge.backends.engine_cache import Builder, EngineCache
-from wdsr_edge.backends.engine_config import EngineConfig, Profile
+from wdsr_edge.backends.tensorrt.build import Built
+from wdsr_edge.backends.tensorrt.cache import Builder, EngineCache
+from wdsr_edge.backends.tensorrt.config import EngineConfig, Profile
 cache, config = EngineCache(), EngineConfig((Profile.static(8, 8),))
 for version in ("10.3", "10.3", "10.7"):
     builder = Builder("tensorrt", version, "GPU", 89)

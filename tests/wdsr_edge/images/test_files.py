@@ -25,7 +25,7 @@ EXIF_IFD, GPS_IFD = 0x8769, 0x8825
 
 def photo(channels=3):
     """A crop of the coffee photograph; 1 channel is [H, W], 4 adds a slanted alpha."""
-    path = Path(wdsr_edge.__file__).parent / "photos" / "coffee.png"
+    path = Path(wdsr_edge.__file__).parent / "images" / "photos" / "coffee.png"
     with Image.open(path) as image:
         rgb = np.array(image.convert("RGB").crop((200, 100, 200 + W, 100 + H)))
     if channels == 1:
