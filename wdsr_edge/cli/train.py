@@ -61,9 +61,7 @@ def run(
         bool | None, typer.Option(help=r"Train each kernel as a sum of branches, saved as one kernel. \[off]")
     ] = None,
     distillation: Annotated[float | None, typer.Option(help="The teacher's share of the loss. [0.5]")] = None,
-    amp: Annotated[
-        str | None, typer.Option(help=r"auto, off, bfloat16 or float16. \[auto: on on a GPU, off on a CPU]")
-    ] = None,
+    amp: Annotated[str | None, typer.Option(help=r"auto, off, bfloat16 or float16. \[auto: what is faster]")] = None,
     amp_share: Annotated[float | None, typer.Option(help="Share of steps, from the start, in AMP. [1]")] = None,
     channels_last: Annotated[bool | None, typer.Option(help=r"NHWC activations. \[on]")] = None,
     compile: Annotated[bool | None, typer.Option(help=r"Run through torch.compile. \[off]")] = None,

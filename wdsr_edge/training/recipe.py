@@ -54,7 +54,8 @@ class TrainConfig:
     distillation: float = 0.5
     """Share of the loss that is the distance to the teacher's image, where there is a teacher."""
     amp: Amp = "auto"
-    """Precision of the convolutions; ``auto`` is bfloat16 on a GPU (float16 on one without it), off on a CPU."""
+    """Precision of the convolutions; ``auto`` is bfloat16 on a GPU (float16 on one without it), and on a CPU what is
+    faster there, which is timed when a run begins and kept when it goes on."""
     amp_share: float = 1.0
     """Share of the steps, from the start, that use ``amp``; the others are float32."""
     channels_last: bool = True

@@ -20,7 +20,7 @@ from .._files import open_regular, replacing
 from ..config import ModelConfig
 from ..data.pairs import Pair
 from ..images.degradation import Recipe
-from .recipe import TrainConfig
+from .recipe import Amp, TrainConfig
 
 Identity = Mapping[str, Any]
 
@@ -96,6 +96,14 @@ def _names_and_sizes(pairs: Sequence[Pair]) -> str:
     return hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def stored_amp(path: Path) -> Amp:
+    """The precision that the run in ``path`` computes in; CheckpointError if the file is damaged."""
+    state = _read(path)
+    known = state.get("identity")
+    amp = known.get("amp") if isinstance(known, dict) else None
+    return amp if amp in ("bfloat16", "float16") else "off"
+
+
 def save_state(path: Path, identity: Identity, parts: Mapping[str, Stateful], progress: Progress) -> None:
     """Write ``path``, replacing it only when complete."""
     state = {
@@ -114,13 +122,8 @@ def restore_state(path: Path, identity: Identity, parts: Mapping[str, Stateful])
 
     A finished run is the same with more ``steps``: it goes on. The learning rate is then that of the longer run.
     """
+    state = _read(path)
     try:
-        with open_regular(path) as file:
-            with zipfile.ZipFile(file) as packed:
-                if (entry := packed.testzip()) is not None:  # torch.load does not compare checksums
-                    raise ValueError(f"checksum of {entry}")
-            file.seek(0)
-            state = torch.load(file, weights_only=True, map_location="cpu")
         stored = state["identity"]
         ended = stored.get("steps")
         if state["progress"]["step"] == ended and "steps" in identity and identity["steps"] > ended:
@@ -137,11 +140,28 @@ def restore_state(path: Path, identity: Identity, parts: Mapping[str, Stateful])
         return Progress(**state["progress"])
     except InputError:
         raise
+    except Exception as error:  # whatever is not as it was written
+        raise _damaged(path, error) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with open_regular(path) as file:
+            with zipfile.ZipFile(file) as packed:
+                if (entry := packed.testzip()) is not None:  # torch.load does not compare checksums
+                    raise ValueError(f"checksum of {entry}")
+            file.seek(0)
+            state: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
+            return state
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read ({error.strerror or error}): restore it, or remove it to start again"
         ) from error
     except Exception as error:  # torch.load raises whatever a damaged file makes it stumble over
-        raise CheckpointError(
-            f"{path} is damaged ({type(error).__name__}): remove it to start again, or keep last.safetensors beside it"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is damaged ({type(error).__name__}): remove it to start again, or keep last.safetensors beside it"
+    )

@@ -7,7 +7,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +31,7 @@ from .data import Batch, batches
 from .distributed import World
 from .logs import SAMPLES, Logs
 from .losses import distance
+from .precision import settle_amp
 from .recipe import TrainConfig
 from .reparameterise import RATE, branches, reparameterise, save_collapsed
 from .state import Identity, Progress, Stateful, identity, restore_state, save_state
@@ -82,7 +83,6 @@ def train(
     output = Path(output)
     check_run(model_config, recipe, output, teacher, world)
     _check_images(model_config, recipe, pairs, validation)
-    known = identity(model_config, recipe, pairs, validation, start, teacher, degradations)
     with _owning(output) if world.writes else nullcontext():
         if student is None:
             if recipe.quantize:
@@ -95,6 +95,8 @@ def train(
                 student = Student(reparameterise(model), save_collapsed)
             else:
                 student = Student(model, save_checkpoint)
+        recipe = settle_amp(recipe, student.network, output / "state.pt", device, world)
+        known = identity(model_config, recipe, pairs, validation, start, teacher, degradations)
         run = _Run(student.network, recipe, recipe.peak_rate(model_config), teacher, device, world)
         data = partial(batches, pairs, recipe, world=world, device=device, degradations=degradations)
         _loop(run, known, data, validation, output, student.save, on_step, on_report)
@@ -223,7 +225,7 @@ class _Run:
         self.model = model.to(device)
         self.average = copy.deepcopy(self.model)
         self.teacher = None if teacher is None else copy.deepcopy(teacher).eval().to(device)
-        self.amp = _amp(recipe, device)
+        self.amp = _AUTOCAST[recipe.amp]
         slow = [*branches(self.model)]
         kernels = [parameter for parameter in self.model.parameters() if not any(parameter is one for one in slow)]
         groups = [{"params": kernels, "share": 1.0}, {"params": slow, "share": RATE}]
@@ -302,10 +304,4 @@ class _Run:
         return total / count
 
 
-def _amp(recipe: TrainConfig, device: torch.device) -> torch.dtype | None:
-    """The type of autocast, or None."""
-    if recipe.amp == "auto":
-        if device.type != "cuda" or recipe.quantize:
-            return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[recipe.amp]
+_AUTOCAST: Mapping[str, torch.dtype | None] = {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -24,12 +24,13 @@ from wdsr_edge import training
 from wdsr_edge.config import ModelConfig
 from wdsr_edge.data import pairs as pairs_module
 from wdsr_edge.images import samples
+from wdsr_edge.images.degradation import read_recipe
 from wdsr_edge.models import load_checkpoint, save_checkpoint
 from wdsr_edge.training import TrainConfig
 
 PHOTO = samples.PHOTOS / "rocket.jpg"
 NAME = "wdsr-b-1x8-x2"
-SMALL = ["--batch", "2", "--patch", "8", "--steps", "4"]
+SMALL = ["--batch", "2", "--patch", "8", "--steps", "4", "--amp", "off"]
 
 
 @dataclasses.dataclass
@@ -144,6 +145,7 @@ FLAGS: dict[str, Any] = {
     "ema": 0.125,
     "clip": 2.5,
     "distillation": 0.75,
+    "drawn": 0.25,
     "amp": "off",
     "quantize": True,
     "amp_share": 0.5,
@@ -164,6 +166,7 @@ def flags(values: dict[str, Any]) -> list[str]:
 
 def test_every_option_of_the_recipe_is_a_flag_that_beats_the_file(wdsr_edge: Command, calls: list[Call]) -> None:
     usual = dataclasses.asdict(TrainConfig(learning_rate=0.5, workers=2))
+    del usual["reparameterize"]  # which quantize excludes
     assert [name for name, value in usual.items() if FLAGS[name] == value] == []
     save_checkpoint(trained_like(ModelConfig.from_name(NAME)), "net.safetensors")  # which quantize asks for
     common = ["train", NAME, "--data", PHOTO, "-o", "run", "--start", "net.safetensors"]
@@ -173,7 +176,7 @@ def test_every_option_of_the_recipe_is_a_flag_that_beats_the_file(wdsr_edge: Com
     assert calls[0].recipe == calls[1].recipe == TrainConfig(**FLAGS)
 
 
-@pytest.mark.parametrize("name", ["channels_last", "compile"])
+@pytest.mark.parametrize("name", ["channels_last", "compile", "reparameterize"])
 def test_a_switch_goes_both_ways(wdsr_edge: Command, calls: list[Call], name: str) -> None:
     for value in (True, False):
         assert wdsr_edge("train", NAME, "--data", PHOTO, "-o", "run", *flags({name: value})).returncode == 0
@@ -184,13 +187,16 @@ def test_every_place_may_stand_in_the_file(wdsr_edge: Command, calls: list[Call]
     save_checkpoint(trained_like(ModelConfig.from_name(NAME)), "net.safetensors")
     Path("run.toml").write_text(
         f'model = "{NAME}"\ndata = ["{PHOTO}", "{samples.PHOTOS}"]\nvalidation = "{PHOTO}"\noutput = "run"\n'
-        'start = "net.safetensors"\nteacher = "wdsr-b-3x32-x2"\n'
+        'start = "net.safetensors"\nteacher = "wdsr-b-3x32-x2"\ndegrade = "scan"\n'
     )
     assert wdsr_edge("train", "--config", "run.toml").returncode == 0
     (call,) = calls
     assert (len(call.pairs), len(call.validation)) == (4, 1)
     assert call.options["start"].config.name == NAME
     assert call.options["teacher"].config.name == "wdsr-b-3x32-x2"
+    assert call.options["degradations"] == read_recipe("scan")
+    assert wdsr_edge("train", "--config", "run.toml", "--degrade", "camera").returncode == 0
+    assert calls[1].options["degradations"] == read_recipe("camera")
 
 
 def test_a_start_says_what_the_name_does_not(wdsr_edge: Command, calls: list[Call]) -> None:
@@ -294,6 +300,8 @@ def test_a_run_that_diverges_is_one_line(wdsr_edge: Command) -> None:
         ([NAME, "--data", "good.png", "-o", "good.png"], ["good.png", "a file, not a folder"]),
         ([NAME, "--data", "good.png", "-o", "good.png/run"], ["good.png/run", "a file, not a folder"]),
         ([NAME, "--data", "good.png", "-o", "run", "--cache", "good.png"], ["good.png", "a file, not a folder"]),
+        ([NAME, "--data", "good.png", "-o", "run", "--degrade", "phone"], ["no recipe 'phone'", "camera, scan"]),
+        ([NAME, "--data", "good.png", "-o", "run", "--drawn", "2"], ["drawn must be from 0 to 1"]),
         ([NAME, "--data", "good.png", "-o", "run", "--steps", "0"], ["steps must be from 1"]),
         ([NAME, "--data", "good.png", "-o", "run", "--steps", "1" + "0" * 400], ["steps must be"]),
         ([NAME, "--data", "good.png", "-o", "run", "--steps", "many"], ["--steps", "integer", "--help"]),

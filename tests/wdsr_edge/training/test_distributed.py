@@ -30,7 +30,7 @@ mkdir -p "$OUT/rank$RANK" && cd "$OUT/rank$RANK" && exec "$PYTHON" -m wdsr_edge 
 
 
 def options(cache: Path, *more: str | Path) -> list[str]:
-    common = ["--data", PHOTOS, "--validation", PHOTO, "--batch", "4", "--patch", "8", "--steps", "30"]
+    common = ["--data", PHOTOS, "--validation", PHOTO, "--batch", "4", "--patch", "8", "--steps", "30", "--amp", "off"]
     return [*map(str, common), "--save-every", "10", "--cache", str(cache), *map(str, more)]
 
 

@@ -23,7 +23,9 @@ from wdsr_edge.training.reparameterise import branches, collapsed, reparameteris
 
 CROP = to_tensor(sample_frames()["chelsea.png"][None, 100:124, 120:150])
 CONFIG = ModelConfig("wdsr-b", 1, 8, 2)
-RECIPE = TrainConfig(steps=6, batch=2, patch=8, reparameterize=True, save_every=2, validate_every=3, clip=1.0, ema=0.5)
+RECIPE = TrainConfig(
+    steps=6, batch=2, patch=8, amp="off", reparameterize=True, save_every=2, validate_every=3, clip=1.0, ema=0.5
+)
 
 
 @settings(max_examples=40, deadline=None)

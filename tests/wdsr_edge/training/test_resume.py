@@ -34,7 +34,7 @@ from wdsr_edge.training import Progress, Student, TrainConfig, train
 from wdsr_edge.training.state import restore_state, save_state
 
 CONFIG = ModelConfig("wdsr-b", 1, 8, 2)
-RECIPE = TrainConfig(steps=6, batch=2, patch=8, ema=0.5, validate_every=3, save_every=2)
+RECIPE = TrainConfig(steps=6, batch=2, patch=8, amp="off", ema=0.5, validate_every=3, save_every=2)
 
 
 class Killed(BaseException):
@@ -438,6 +438,7 @@ class Run:
             "--ema": 0.9,
             "--batch": 2,
             "--patch": 8,
+            "--amp": "off",
         }
         pairs = [(name, str(value)) for name, value in options.items()]
         self.arguments = ["train", "wdsr-b-1x8-x2", *(part for pair in pairs for part in pair)]

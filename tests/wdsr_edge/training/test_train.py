@@ -29,12 +29,14 @@ from wdsr_edge.training.data import random_patches
 from wdsr_edge.training.losses import distance
 
 CONFIG = ModelConfig("wdsr-b", 1, 8, 2)
-RECIPE = TrainConfig(steps=6, batch=2, patch=8, validate_every=3)
+RECIPE = TrainConfig(steps=6, batch=2, patch=8, amp="off", validate_every=3)
 
 
 def test_it_learns(tmp_path: Path, pairs: list[Pair], validation: list[Pair]) -> None:
     found: list[Progress] = []
-    recipe = TrainConfig(steps=60, batch=4, patch=16, learning_rate=4e-3, warmup=5, ema=0.9, validate_every=20)
+    recipe = TrainConfig(
+        steps=60, batch=4, patch=16, learning_rate=4e-3, warmup=5, ema=0.9, amp="off", validate_every=20
+    )
     model = train(CONFIG, recipe, pairs, validation, tmp_path, on_report=found.append)
     assert [progress.step for progress in found] == [20, 40, 60]
     assert found[-1].loss < 0.6 * found[0].loss
@@ -62,7 +64,9 @@ def test_it_learns_with_any_option(
     tmp_path: Path, pairs: list[Pair], validation: list[Pair], changes: dict[str, Any]
 ) -> None:
     found: list[Progress] = []
-    recipe = TrainConfig(steps=30, batch=4, patch=8, learning_rate=4e-3, validate_every=15, **changes)
+    recipe = TrainConfig(
+        **{"steps": 30, "batch": 4, "patch": 8, "learning_rate": 4e-3, "validate_every": 15, "amp": "off"} | changes
+    )
     train(CONFIG, recipe, pairs, validation, tmp_path, on_report=found.append)
     assert found[-1].loss < 0.8 * found[0].loss
     assert found[-1].psnr_y > found[0].psnr_y + 1
