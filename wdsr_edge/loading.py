@@ -6,12 +6,9 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, cast, get_args
-
-import numpy as np
 
 from ._at_exit import end_with_process
 from ._calls import Calls
@@ -182,15 +179,15 @@ def open_bundle(
 ) -> SuperResolver:
     """``bundle`` in one engine and precision that ``choices`` names, ``asked`` for or not; the rest as in ``load``."""
 
+    gpu, count = gpu or GpuOptions(), thread_count(threads) or None
+    plain = dataclasses.replace(gpu, engine=None, config=None, in_full=False, on_report=lambda report: None)
+
     def open_float_session() -> Session:
         onnx = bundle.onnx("fp32", "float32")
-        plain = dataclasses.replace(others, config=None)
         test = golden_test(bundle, "fp32")
         return open_session(choice.backend, onnx, gpu=plain, self_test=test, threads=count)
 
-    gpu, count = gpu or GpuOptions(), thread_count(threads) or None
-    others = dataclasses.replace(gpu, engine=None, in_full=False, on_report=lambda report: None)
-    session = _open(bundle, choice, gpu, count, passing=lambda shape: _passing(bundle, choice, others, shape))
+    session = _open(bundle, choice, gpu, count)
     fixed = choice.backend in BUILT_FOR_SHAPES and gpu.engine is None
     return SuperResolver(
         session,
@@ -206,16 +203,11 @@ def open_bundle(
     )
 
 
-def _open(
-    bundle: Bundle,
-    choice: Choice,
-    gpu: GpuOptions,
-    threads: int | None = None,
-    passing: Callable[[tuple[int, ...]], Sequence[str]] = lambda shape: (),
-) -> Session:
+def _open(bundle: Bundle, choice: Choice, gpu: GpuOptions, threads: int | None = None) -> Session:
     """A session whose compiled engines prove themselves; CUDA's provider, which has none, does so at once."""
     graph = graph_of(choice)
-    test = golden_test(bundle, graph, passing)
+    compiled = choice.backend in COMPILED
+    test = golden_test(bundle, graph, f"wdsr-edge compile {bundle.name} tests all" if compiled else "name another one")
     onnx = bundle.onnx(graph)
     with _OPENING:
         session = open_session(choice.backend, onnx, choice.precision, gpu=gpu, self_test=test, threads=threads)
@@ -226,17 +218,6 @@ def _open(
                 session.close()
                 raise
     return session
-
-
-def _passing(bundle: Bundle, failed: Choice, gpu: GpuOptions, shape: tuple[int, ...]) -> list[str]:
-    """The other precisions whose engines for batches of ``shape`` pass the self-test, the fastest kind first."""
-    found: list[str] = []
-    for choice in choices(bundle, failed.backend):
-        if choice.precision != failed.precision:
-            with contextlib.suppress(BackendError), contextlib.closing(_open(bundle, choice, gpu)) as session:
-                session.run(np.zeros(shape, np.uint8))
-                found.append(choice.precision)
-    return found
 
 
 def precision_of(engine: Path) -> Precision:

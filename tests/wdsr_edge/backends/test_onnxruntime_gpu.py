@@ -446,7 +446,7 @@ def test_load_takes_it_and_the_camera_its_frames(ort: OnnxRuntime, backend: Any,
 def test_cuda_is_proven_on_the_golden_frame_when_it_is_opened(
     ort: OnnxRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What spoils FP16 alone leaves FP32, and the refusal says so."""
+    """What spoils FP16 alone leaves FP32; a refusal opens nothing else."""
     real = OnnxRuntimeGpuSession.run
 
     def spoilt(session: OnnxRuntimeGpuSession, batch: NDArray[Any]) -> NDArray[Any]:
@@ -463,6 +463,7 @@ def test_cuda_is_proven_on_the_golden_frame_when_it_is_opened(
 
     monkeypatch.setattr(OnnxRuntimeGpuSession, "run", spoilt)
     monkeypatch.setattr(OnnxRuntimeGpuSession, "__init__", init)
-    with pytest.raises(BackendError, match=r"the fp16 engine is refused: .* on this GPU: load it with precision fp32$"):
+    with pytest.raises(BackendError, match=r"the fp16 engine is refused: .* on this GPU: name another one$"):
         load(BUNDLE.path, backend="onnxruntime-cuda", precision="fp16")
+    assert len(spoil) == 1
     load(BUNDLE.path, backend="onnxruntime-cuda", precision="fp32").close()
