@@ -17,6 +17,7 @@ from .._version import __version__
 from ..backends.quiet import hush
 from . import (
     benchmark,
+    blend,
     calibrate,
     compile,
     deploy,
@@ -54,6 +55,7 @@ for command in (
     export,
     import_,
     train,
+    blend,
     evaluate,
     download,
 ):

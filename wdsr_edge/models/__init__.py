@@ -6,6 +6,7 @@ require("torch", "train")
 require("safetensors", "train")
 
 from ..config import ModelConfig  # noqa: E402
+from .blending import blend  # noqa: E402
 from .build import build  # noqa: E402
 from .checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from .edsr import EDSR  # noqa: E402
@@ -19,6 +20,7 @@ __all__ = [
     "EDSR",
     "WDSR",
     "ModelConfig",
+    "blend",
     "build",
     "fold",
     "import_weights",
