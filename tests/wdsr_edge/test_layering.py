@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import wdsr_edge
+
 ROOT = Path(__file__).resolve().parents[2]
 ROOTS = (ROOT, ROOT / "export", ROOT / "calibration")
 HEAVY = (
@@ -169,6 +171,8 @@ def test_an_init_only_reexports_and_lists_it_all(init: Path) -> None:
     assert ast.get_docstring(tree)
     if len(tree.body) == 1:
         return  # a folder of modules, each of which is imported by its own name
+    if init.parent == ROOT / "wdsr_edge":
+        return  # see test_the_package_gives_what_it_lists
     assert [ast.unparse(node) for node in tree.body if not is_reexport(node)] == []
     imported = [
         alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
@@ -179,6 +183,41 @@ def test_an_init_only_reexports_and_lists_it_all(init: Path) -> None:
     exported: list[str] = ast.literal_eval(lists[0])
     assert exported == sorted(set(exported), key=in_order)
     assert set(exported) == set(imported) - {"require"}
+
+
+def test_the_package_gives_what_it_lists() -> None:
+    """Some of it only when asked for, which a type checker must see all the same."""
+    code = """
+import wdsr_edge, sys
+assert "numpy" not in sys.modules
+assert set(wdsr_edge.__all__) <= set(dir(wdsr_edge))
+found = {name: getattr(wdsr_edge, name) for name in wdsr_edge.__all__}
+assert wdsr_edge.load is found["load"]
+try:
+    wdsr_edge.nothing
+except AttributeError as error:
+    print(error)
+"""
+    assert python(code) == "module 'wdsr_edge' has no attribute 'nothing'"
+    tree = ast.parse((ROOT / "wdsr_edge" / "__init__.py").read_text(encoding="utf-8"))
+    checked = {
+        alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level for alias in node.names
+    }
+    assert checked == set(wdsr_edge.__all__)
+
+
+def test_the_help_needs_no_numpy() -> None:
+    code = """
+import sys
+from wdsr_edge.cli import main
+sys.argv = ["wdsr-edge", "--help"]
+try:
+    main()
+except SystemExit:
+    assert "numpy" not in sys.modules and "wdsr_edge.backends" not in sys.modules
+    print("end")
+"""
+    assert python(code).endswith("end")
 
 
 def test_every_listed_name_is_there() -> None:

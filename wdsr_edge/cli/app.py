@@ -14,7 +14,6 @@ import typer
 from .. import _interrupt
 from .._errors import WdsrError
 from .._version import __version__
-from ..backends.quiet import hush
 from . import (
     benchmark,
     blend,
@@ -96,11 +95,14 @@ def _options(
 ) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())
+        return
+    from ..backends.quiet import hush
+
+    hush()
 
 
 def main() -> None:
     """Entry point. Ends with exit code 0, 1 (a check failed) or 2 (bad input, one line on stderr)."""
-    hush()
     log = logging.getLogger("wdsr_edge")
     log.setLevel(logging.INFO)
     for earlier in [handler for handler in log.handlers if isinstance(handler, _Said)]:

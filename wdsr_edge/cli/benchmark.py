@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .._errors import BackendError, InputError
-from ..bundle import Bundle
 from .output import (
     BackendOption,
     BundleArgument,
@@ -28,6 +27,7 @@ from .output import (
 from .sizes import parse_size
 
 if TYPE_CHECKING:
+    from ..bundle import Bundle
     from ..chosen import Chosen
     from ..measuring.comparison import Size, Timed
 
@@ -54,6 +54,7 @@ def run(
     (with --threads: for that many). FP16 on a CPU is timed if asked for.
     """
     from ..backends import GpuOptions
+    from ..bundle import Bundle
     from ..loading import find_bundle, fitting
     from ..measuring.comparison import compare
 

@@ -13,13 +13,13 @@ import typer
 
 from .._errors import BackendError, InputError, WdsrError
 from .._files import check_folder
-from ..bundle import Bundle, Precision
 from .benchmark import ROWS, auto_now, document_of, keep_fastest, rows_of, say_faults
 from .output import BundleArgument, DeviceOption, JsonFlag, build_bar, print_json, print_table, printable, say, stdout
 from .sizes import parse_size
 
 if TYPE_CHECKING:
     from ..backends.tensorrt import EngineConfig, Library, Profile, Target
+    from ..bundle import Bundle, Precision
     from ..measuring.comparison import Timed
 
 
@@ -69,6 +69,7 @@ def run(
     what to run there. An engine is native code: load only what you have compiled.
     """
     from ..backends.tensorrt import EngineConfig
+    from ..bundle import Bundle
     from ..loading import find_bundle
 
     bundle = Bundle.load(find_bundle(model))
@@ -205,6 +206,8 @@ def _compile_for_others(
 
 
 def _kinds(bundle: Bundle, asked: Sequence[str] | None) -> list[Precision]:
+    from ..bundle import Precision
+
     held = [kind for kind in get_args(Precision) if kind in bundle.graphs]
     if not held:
         raise InputError(f"{bundle.path} holds no graph for TensorRT: deploy the model again")

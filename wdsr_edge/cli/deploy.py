@@ -11,9 +11,6 @@ import typer
 
 from .._errors import InputError
 from .._files import read_text
-from ..backends import COMPILED, ON_CPU
-from ..bundle import Bundle, check_details
-from ..loading import find_bundle, is_checkpoint
 from .benchmark import auto_now, document_of, keep_fastest, say_faults
 from .output import ForceFlag, JsonFlag, ModelArgument, count, decibels, print_json, print_table, say, stages_bar
 from .sizes import parse_size
@@ -24,6 +21,7 @@ _MANY_LEVELS = 8
 if TYPE_CHECKING:
     from wdsr_export import Deployment, Parity
 
+    from ..bundle import Bundle
     from ..config import ModelConfig
     from ..measuring.comparison import Size
     from ..measuring.timing import Latency
@@ -60,8 +58,10 @@ def run(
     from wdsr_export import deploy
     from wdsr_export.graph import weights_hash
 
+    from ..bundle import Bundle
     from ..existing import existing, int8_of
     from ..images.samples import sample_frames
+    from ..loading import find_bundle, is_checkpoint
     from ..models import fold, load_model
 
     network = load_model(model)
@@ -134,6 +134,8 @@ def _parities(found: Deployment) -> list[Parity]:
 
 def _print_report(config: ModelConfig, found: Deployment, sizes: Sequence[Size], asked: bool) -> None:
     """A column for each precision; the worst engine counts for parity, and has a row of its own for time."""
+    from ..backends import COMPILED, ON_CPU
+
     columns = [
         [parity.total for parity in _parities(found) if parity.graph in graphs]
         for graphs in (("fp32",), ("fp16",), ("int8", "int8-cpu"))
@@ -194,6 +196,8 @@ def _shown(latency: Latency | None) -> str:
 
 
 def _read_card(path: Path) -> dict[str, Any]:
+    from ..bundle import check_details
+
     try:
         card = json_module.loads(read_text(path), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from .._errors import BundleError, InputError
-from ..bundle import read_manifest
-from ..config import ModelConfig
-from ..loading import find_bundle, zoo_names
 from .output import JsonFlag, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
 
 LADDER = tuple(
     f"{arch}-{blocks}x{channels}-x{scale}"
@@ -43,6 +44,8 @@ def run(
 
     Those that ship also show PSNR on luma in FP32, as measured when they were made, and the sizes of their files.
     """
+    from ..loading import zoo_names
+
     shipped = set(zoo_names())
     if names:
         found = [(_shipped(name) if name in shipped else None) or _unshipped(name) for name in names]
@@ -64,11 +67,17 @@ def run(
 
 
 def _unshipped(name: str) -> Model:
+    from ..config import ModelConfig
+
     return Model(name, ModelConfig.from_name(name), False, {}, {})
 
 
 def _shipped(name: str) -> Model | None:
     """None if it is damaged, which is said."""
+    from ..bundle import read_manifest
+    from ..config import ModelConfig
+    from ..loading import find_bundle
+
     path = find_bundle(name)
     try:
         manifest = read_manifest(path)

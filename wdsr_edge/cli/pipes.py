@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .._errors import InputError
-from ..images.formats import HEAD, format_of
 
 STANDARD = "-"
 """The name of both on the command line; a file of that name is ./-."""
@@ -35,6 +34,8 @@ def input_file(largest: int) -> Iterator[Path]:
 
     Raises InputError if it is a terminal, empty, larger or not an image; it is not read on after that is seen.
     """
+    from ..images.formats import format_of
+
     if sys.stdin is None:
         raise InputError("standard input is closed: name an image")
     if sys.stdin.isatty():
@@ -76,6 +77,8 @@ def _folder() -> Iterator[Path]:
 
 def _first(stream: BinaryIO) -> bytes:
     """The first bytes, which may come one by one."""
+    from ..images.formats import HEAD
+
     head = b""
     while len(head) < HEAD and (more := stream.read(HEAD - len(head))):
         head += more
