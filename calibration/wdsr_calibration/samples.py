@@ -58,7 +58,7 @@ class SampleConfig:
     """Crops, from as many images as there are."""
     size: int = 32
     """LR pixels a side of a crop."""
-    drawn: int = 160
+    drawn: int = 480
     """Crops of each drawn kind; 0 leaves photographs alone."""
     held_out: int = 24
     """Images for the drop, at most a quarter of those there are."""
