@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from tests.strategies import trained_like
 from wdsr_calibration.drop import Budget
-from wdsr_calibration.learning import LearningConfig, learn
+from wdsr_calibration.learning import LearningConfig, _crop, learn
 from wdsr_calibration.network import Network
 from wdsr_calibration.placement import body
 from wdsr_calibration.ranges import channel_maxima, histograms, set_scales
@@ -125,3 +126,16 @@ def test_no_steps_and_nothing_placed_change_nothing(config: LearningConfig) -> N
 def test_photographs_alone_are_enough() -> None:
     network = placed()
     learn(network, fold(MODEL), {PHOTOGRAPHS: CROPS[PHOTOGRAPHS]}, BUDGET, LearningConfig(steps=2))
+
+
+def test_luma_and_colour_have_what_they_may_lose_each() -> None:
+    """Cyan on red differs little in luma, which the budget is of, and much in colour."""
+    hr = np.full((64, 64, 3), (255, 0, 0), np.uint8)
+    hr[::6, ::6] = (0, 255, 255)
+    pair = Pair("dots", bicubic(hr, 1 / 2), hr)
+    crop = _crop(fold(MODEL), pair, "screentone", BUDGET, LearningConfig())
+    assert crop.tolerance.shape == (2,)
+    assert crop.tolerance[1] < 0.5 * crop.tolerance[0]
+    grey = np.repeat(hr[..., :1], 3, axis=2)
+    plain = _crop(fold(MODEL), Pair("grey", bicubic(grey, 1 / 2), grey), "screentone", BUDGET, LearningConfig())
+    assert plain.tolerance[1] > 0.5 * plain.tolerance[0]
