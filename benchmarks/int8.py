@@ -1,4 +1,4 @@
-"""What INT8 loses on test sets, step by step: beside what ONNX Runtime's own quantiser makes of the same crops.
+"""Loss of INT8 on test sets, step by step, next to ONNX Runtime's own quantiser on the same crops.
 
 Run: python -m benchmarks.int8 MODEL... --images DIR... --test DIR...; prints Markdown for results/.
 

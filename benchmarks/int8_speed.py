@@ -1,4 +1,4 @@
-"""What INT8 takes beside FP32 on a CPU: processor time of one frame on one thread, in turns.
+"""INT8 against FP32 on a CPU: processor time of one frame on one thread, in turns.
 
 Run: python -m benchmarks.int8_speed [MODEL...] [--before DIR] [--rounds N] [--size WIDTHxHEIGHT]; prints Markdown.
 

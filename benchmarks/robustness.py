@@ -1,4 +1,4 @@
-"""How models do on what cameras deliver: 20 conditions, PSNR and SSIM on luma, and images lost to bicubic.
+"""Models on camera input: 20 conditions, PSNR and SSIM on luma, and images lost to bicubic.
 
 Run: python -m benchmarks.robustness MODEL... --set Set14 [--datasets DIR]; prints Markdown. A model is a bundle, a zoo
 name or a checkpoint. LR pictures are drawn by the image's and the condition's name, the same for every model and run.

@@ -1,4 +1,4 @@
-"""What happens once: fold, export, load, import."""
+"""Costs paid once: fold, export, load, import."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ Open = Callable[[str, str], Session]
 
 
 def around_float(session: Session, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What a caller of the float variant has to do himself."""
+    """Pre- and post-processing that a caller of the float variant does itself."""
     planar = np.ascontiguousarray(frame.transpose(2, 0, 1)[None]).astype(np.float32) / 255
     big = session.run(planar)[0]
     levels = np.clip(np.rint(big * 255), 0, 255).astype(np.uint8)

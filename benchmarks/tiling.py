@@ -1,4 +1,4 @@
-"""What the wrapper costs over the bare session, paired in turns, by CPU time on one thread; and its peak memory.
+"""Overhead of the wrapper over the bare session: CPU time on one thread, paired in turns; and its peak memory.
 
 Run: python -m benchmarks.tiling [MODEL ...] [--backend NAME] [--precision NAME] [--rounds N]; prints Markdown.
 The bare session takes the whole frame at once, so 2.4 GB at 1280x720 and 5 GB at 1920x1080 in ONNX Runtime. With

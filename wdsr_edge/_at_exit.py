@@ -19,7 +19,7 @@ PATIENCE_S = 30.0
 
 
 class Ends(Protocol):
-    """What has to come to an end before the process does."""
+    """An object that must be closed before the process ends."""
 
     def _end(self, deadline: float) -> None:
         """Wait for calls under way, until ``time.monotonic()`` is ``deadline`` at most, and free what is held."""
@@ -41,12 +41,12 @@ def end_with_process(what: Ends) -> None:
 
 
 def ending() -> bool:
-    """Whether this process is ending, and all threads but daemons are done."""
+    """True if this process is ending, and all threads but daemons are done."""
     return _ending == os.getpid()
 
 
 def shut_out() -> bool:
-    """Whether this thread must stay out of engines: the process would end without waiting for it."""
+    """True if this thread must stay out of engines: the process would end without waiting for it."""
     return ending() and threading.current_thread() is not threading.main_thread()
 
 

@@ -29,7 +29,7 @@ class Calls:
 
     @property
     def forked(self) -> bool:
-        """Whether the calls counted here are of a parent process."""
+        """True if the calls counted here are of a parent process."""
         return self._process != os.getpid()
 
     @property

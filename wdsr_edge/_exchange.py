@@ -77,7 +77,7 @@ def heal(target: Path) -> bool:
 
 
 def scratch_prefix(name: str) -> str:
-    """How the name of a temporary folder for writing ``name`` begins; short enough in bytes, whatever the letters."""
+    """Prefix of a temporary folder for writing ``name``; short enough in bytes, whatever the letters."""
     front = name[:64]
     while len(os.fsencode(front)) > 200:
         front = front[:-1]

@@ -89,7 +89,7 @@ def check_name(path: Path) -> None:
 
 
 def place_of(path: Path) -> str:
-    """What a path means, so that two names for one file are seen to be one: through links, in another case."""
+    """Canonical form of a path, so that two names for one file compare equal: through links, in another case."""
     try:
         found = path.resolve()
     except (OSError, RuntimeError):  # no name for a file, or links in a circle, which is said when it is opened
@@ -99,7 +99,7 @@ def place_of(path: Path) -> str:
 
 @lru_cache(1024)
 def _folds_case(folder: Path) -> bool:
-    """Whether ``a`` and ``A`` are one name in a folder, as on Windows and macOS as a rule; told by what lies there."""
+    """True if ``a`` and ``A`` are one name in a folder, as on Windows and macOS as a rule; told by what lies there."""
     try:
         names = next(([name] for name in os.listdir(folder) if name != name.swapcase()), [])
         for name in names:
@@ -113,7 +113,7 @@ def _folds_case(folder: Path) -> bool:
 
 
 def is_device_name(name: str) -> bool:
-    """Whether ``name``, of a file, means a device on Windows: ``con``, ``NUL.png``, ``com1.onnx``."""
+    """True if ``name``, of a file, means a device on Windows: ``con``, ``NUL.png``, ``com1.onnx``."""
     return _DEVICE.fullmatch(name) is not None
 
 
@@ -176,7 +176,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read_regular(path: str | os.PathLike[str], most: int = LARGEST) -> bytes:
-    """What a regular file of at most ``most`` bytes holds; OSError as ``open_regular``, and if it is larger."""
+    """Content of a regular file of at most ``most`` bytes; OSError as ``open_regular``, and if it is larger."""
     with open_regular(path) as file:
         data = file.read(most + 1)
     if len(data) > most:

@@ -21,14 +21,14 @@ _happened: list[int] = []
 
 
 def is_command() -> bool:
-    """Whether this process is ``wdsr-edge`` or ``python -m wdsr_edge``, and not a program that imports the package."""
+    """True if this process is ``wdsr-edge`` or ``python -m wdsr_edge``, and not a program that imports the package."""
     words = sys.orig_argv
     by_module = ("-m", "wdsr_edge") in itertools.pairwise(words[:8])
     return by_module or any(Path(word).stem in ("wdsr-edge", "wdsr-edge-script") for word in words[:2])
 
 
 def happened() -> bool:
-    """Whether the user pressed Ctrl-C: whatever a library made of it, that is why the command ends."""
+    """True if the user pressed Ctrl-C: whatever a library made of it, that is why the command ends."""
     return bool(_happened)
 
 

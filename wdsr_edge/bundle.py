@@ -37,7 +37,7 @@ from .onnx_reader import OnnxSummary, read_onnx
 
 Precision = Literal["fp32", "fp16", "int8"]
 Graph = Literal["fp32", "fp16", "int8", "int8-cpu"]
-"""What a bundle has a uint8 graph of, most exact first: INT8 has one form for TensorRT and one for CPUs."""
+"""Graphs that a bundle may have, most exact first: INT8 has one form for TensorRT and one for CPUs."""
 Io = Literal["uint8", "float32"]
 
 FORMAT_VERSION = 1
@@ -99,11 +99,11 @@ class Bundle:
 
     @property
     def details(self) -> dict[str, Any]:
-        """What ``write_bundle`` was given to note: how it was trained, measured and calibrated."""
+        """Details that ``write_bundle`` was given: how the model was trained, measured and calibrated."""
         return {key: value for key, value in self.manifest.items() if key not in _RESERVED}
 
     def has(self, name: str) -> bool:
-        """Whether the manifest lists file ``name``."""
+        """True if the manifest lists file ``name``."""
         return name in self.manifest["files"]
 
     def read(self, name: str) -> bytes:
@@ -205,7 +205,7 @@ def check_target(path: str | os.PathLike[str]) -> Path:
 
 def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest in ``directory``, whose files are not read; BundleError if there is no bundle."""
-    """What manifest.json in a bundle's folder says: its format and names are checked, its files are not.
+    """Content of a bundle's manifest.json: its format and names are checked, its files are not.
 
     Raises BundleError.
     """

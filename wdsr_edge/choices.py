@@ -39,7 +39,7 @@ def graph_of(choice: Choice) -> Graph:
 def choices(
     bundle: Bundle, backend: Backend = "auto", precision: Precision | Literal["auto"] = "auto"
 ) -> tuple[Choice, ...]:
-    """What can run ``bundle`` here, in the order that counts while nothing was measured.
+    """Ways to run ``bundle`` here, in the documented order, which counts until something is measured.
 
     GPUs come first, in FP16 before INT8 and FP32; then CPUs, in FP32 before INT8. ``backend`` and ``precision`` narrow
     it down. FP16 on a CPU must be asked for: it is only slower there.
@@ -57,7 +57,7 @@ def choices(
 
 
 class Known(NamedTuple):
-    """What else is kept of a choice that was measured."""
+    """Details of a measured choice."""
 
     size: str
     """A frame, WIDTHxHEIGHT."""
@@ -87,7 +87,7 @@ def remember(
 
 
 def recall(bundle: Bundle, choice: Choice, *, threads: int = 0) -> Known | None:
-    """What ``remember`` was told of ``choice``, where ``fastest`` looks as well; None if nothing."""
+    """Measurement of ``choice`` that ``remember`` kept; None if there is none."""
     for count in dict.fromkeys((threads, 0)):
         for entry in _entries(_file(bundle, count)):
             with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
@@ -112,7 +112,7 @@ def fastest(bundle: Bundle, among: tuple[Choice, ...], *, threads: int = 0) -> C
 
 
 def _measured(file: Path) -> dict[Choice, float]:
-    """What ``remember`` wrote: p50 in ms of each choice; nothing if the file is not there or damaged."""
+    """Measurements that ``remember`` kept: p50 in ms of each choice; empty if the file is missing or damaged."""
     try:
         return {Choice(entry["backend"], entry["precision"]): float(entry["p50_ms"]) for entry in _entries(file)}
     except (ValueError, KeyError, TypeError, OverflowError):

@@ -20,7 +20,7 @@ class Chosen:
     precision: str
     """The precision in it."""
     asked: bool
-    """Whether backend and precision were both named, so that nothing was left to ``auto``."""
+    """True if backend and precision were both named, so that nothing was left to ``auto``."""
     ms: float | None
     """p50 of one frame, host to host, as measured here; None if it was not."""
     size: str
@@ -54,7 +54,7 @@ class Chosen:
 
 
 def chosen(bundle: Bundle, choice: Choice, *, asked: bool = False, threads: int = 0) -> Chosen:
-    """What is known of ``choice`` with so many ``threads``; 0 is as many as a backend takes."""
+    """Description of ``choice`` with so many ``threads``; 0 is as many as the backend takes."""
     known = recall(bundle, choice, threads=threads)
     if known is None:
         return Chosen(*choice, asked, None, "", _recorded(bundle, choice), "")

@@ -1,4 +1,4 @@
-"""What a network is: its exact name, its convolutions, and all that follows from them.
+"""Network configuration: the exact name, the convolutions, and all that follows from them.
 
 Free of torch, because the device runtime reads the halo and the scale from here as well.
 """

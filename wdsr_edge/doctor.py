@@ -1,4 +1,4 @@
-"""What this machine has, found by trying it, and what to install."""
+"""Report on this machine: what works, found by trying it, and what to install."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _cuda(device: int) -> tuple[str, str]:
 
 
 def _has_gpu_without_driver(root: Path = Path("/")) -> bool:
-    """Whether a GPU of NVIDIA's (PCI vendor 10de, class 03) is in the machine, whatever the driver; Linux tells."""
+    """True if a GPU of NVIDIA's (PCI vendor 10de, class 03) is in the machine, whatever the driver; Linux tells."""
     for device in root.glob("sys/bus/pci/devices/*"):
         if text(f"{device}/vendor") == "0x10de" and (text(f"{device}/class") or "").startswith("0x03"):
             return os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1")

@@ -1,4 +1,4 @@
-"""What lies where a bundle is to be written."""
+"""The bundle or files already at an output path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a frame is: its checks, its luma, its alpha, and the colour that shows where it is transparent."""
+"""Frames: checks, luma, alpha, and the colour that shows where a frame is transparent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALPHA_REACH = 2
 """Farthest LR pixel, along each axis, that ``enlarge_alpha`` takes into an output pixel."""
 
 SLACK = 1e-3
-"""How far outside of [0, 1] a float32 value may be."""
+"""Tolerance of float32 values outside [0, 1]."""
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -56,7 +56,7 @@ def luma(big: Frame, dtype: np.dtype[Any]) -> Frame:
 
 
 def is_grey(colours: Frame) -> bool:
-    """Whether R = G = B in every pixel of [H, W, 3]. Colour usually shows in the first rows, and ends the search."""
+    """True if R = G = B in every pixel of [H, W, 3]. Colour usually shows in the first rows, and ends the search."""
     rows = max(1, 65536 // colours.shape[1])
     for top in range(0, len(colours), rows):
         red, green, blue = np.moveaxis(colours[top : top + rows], 2, 0)

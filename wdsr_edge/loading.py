@@ -110,7 +110,7 @@ def candidates(
     *,
     threads: int | None = None,
 ) -> tuple[Choice, ...]:
-    """What ``load`` tries, best first; InputError or BackendError if there is no such thing.
+    """Choices that ``load`` tries, best first; InputError or BackendError if there is none.
 
     Unless ``precision`` names it, INT8 that loses more than the bundle's budget on any content comes last.
     """
@@ -221,7 +221,7 @@ def _open(bundle: Bundle, choice: Choice, gpu: GpuOptions, threads: int | None =
 
 
 def precision_of(engine: Path) -> Precision:
-    """What ``wdsr-edge compile`` wrote next to a compiled engine; InputError if it did not."""
+    """Precision that ``wdsr-edge compile`` noted next to an engine; InputError without such a note."""
     found = read_beside(engine).get("precision")
     for precision in get_args(Precision):
         if found == precision:
@@ -230,7 +230,7 @@ def precision_of(engine: Path) -> Precision:
 
 
 def _fits(choice: Choice, gpu: GpuOptions) -> bool:
-    """Whether ``choice`` has what was asked of a GPU."""
+    """True if ``choice`` has what was asked of a GPU."""
     if gpu.engine is not None:
         return choice.backend in COMPILED
     return gpu.device == 0 or choice.backend not in ON_CPU
@@ -254,7 +254,7 @@ def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:
 
 
 def is_checkpoint(name: str | os.PathLike[str]) -> bool:
-    """Whether ``name`` means a weights file, and not a bundle directory or a zoo name."""
+    """True if ``name`` means a weights file, and not a bundle directory or a zoo name."""
     text = os.fspath(name)
     if os.path.isfile(text) and _in_zoo(text):
         _LOG.warning("the file %s is taken, not the zoo's model of that name: name it ./%s to say so", text, text)

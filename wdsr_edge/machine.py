@@ -1,4 +1,4 @@
-"""What of a machine decides how fast it is: its CPU, the cores that this process may use, its GPUs.
+"""The parts of a machine that decide its speed: CPU, usable cores, GPUs.
 
 Told by files and the environment, without touching CUDA: a process that has touched it cannot be forked any more.
 """
@@ -30,7 +30,7 @@ _ARM = ("CPU implementer", "CPU part")
 
 
 def identity() -> list[Any]:
-    """What a measured time holds for: the same on this machine after a restart and in each of its containers.
+    """Key of a machine's timings: the same after a restart and in each of its containers.
 
     Neither the host's name nor anything else that a container is given anew.
     """
@@ -71,7 +71,7 @@ def gpu_names(root: Path = _ROOT) -> list[str]:
 
 
 def text(path: str | os.PathLike[str]) -> str | None:
-    """What a file of the system says; None if there is no such file."""
+    """Content of a system file; None if there is no such file."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip("\0\n ")
     except OSError:
@@ -79,7 +79,7 @@ def text(path: str | os.PathLike[str]) -> str | None:
 
 
 def said(*command: str) -> str:
-    """What a command prints; empty without it, or if it fails."""
+    """Output of a command; empty if it is missing or fails."""
     if shutil.which(command[0]) is None:
         return ""
     try:

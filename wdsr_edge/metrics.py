@@ -72,7 +72,7 @@ def _blur(image: _Float) -> _Float:
 
 
 class Difference(NamedTuple):
-    """How far one image is from a reference of the same shape."""
+    """Difference between an image and a reference of the same shape."""
 
     psnr_db: float
     """PSNR on RGB, infinite for equal images."""

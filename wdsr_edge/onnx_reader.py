@@ -17,7 +17,7 @@ OPERATORS = frozenset(
     {"Add", "Cast", "Clip", "Conv", "DepthToSpace", "DequantizeLinear", "Mul", "QuantizeLinear"}
     | {"Relu", "Reshape", "Shape", "Sub", "Transpose"}
 )
-"""What deploy graphs are made of, INT8 ones to come included; anything else in a bundle is refused."""
+"""Operators of deploy graphs, INT8 included; anything else in a bundle is refused."""
 
 _UINT8, _FLOAT = 2, 1
 _DTYPES = {_UINT8: "uint8", _FLOAT: "float32"}
@@ -40,7 +40,7 @@ class OnnxSummary:
     outputs: Mapping[str, TensorInfo]
     """As ``inputs``."""
     operators: Mapping[str, int]
-    """How often each operator stands in the graph."""
+    """Number of nodes of each operator."""
     metadata: Mapping[str, str]
     """The file's metadata properties."""
 

@@ -1,4 +1,4 @@
-"""How networks do on pictures that cameras and codecs deliver, beside plain enlarging. Works without torch."""
+"""Networks on pictures that cameras and codecs deliver, compared with plain enlarging. Works without torch."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ CONDITIONS: Mapping[str, str] = {
     "area, sensor noise, CRF 28": "area+sensor:1.5:0.02+h264:28",
     "area, sensor noise, JPEG 85": "area+sensor:2:0.04+jpeg:85",
 }
-"""What the tables are made for, as ``wdsr_edge.images.degradation`` writes it."""
+"""The 20 conditions of the tables, as ``wdsr_edge.images.degradation`` writes them."""
 
 BICUBIC, LANCZOS = "bicubic", "Lanczos"
-"""What every network is held against."""
+"""Baselines of every network."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one way of enlarging gives under one condition."""
+    """Scores of one way of enlarging under one condition."""
 
     images: Sequence[Score]
     lost: Sequence[str]

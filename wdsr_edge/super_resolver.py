@@ -80,7 +80,7 @@ class SuperResolver:
         self._keep_grey = keep_grey
         self._session = session
         self.in_flight = session.in_flight if isinstance(session, AsyncSession) else 1
-        """How many submitted frames are worked on at a time."""
+        """Number of submitted frames worked on at a time."""
         self._float_session: Session | None = None
         self._open_float_session = open_float_session
         self._queue_size = queue_limit(queue_size, self.in_flight)
@@ -230,7 +230,7 @@ class SuperResolver:
         return big
 
     def _fits(self, height: int, width: int) -> bool:
-        """Whether a frame is one window."""
+        """True if a frame is one window."""
         return len(self._windows(height, width)) == 1
 
     def _windows(self, height: int, width: int) -> Sequence[tuple[Span, Span]]:

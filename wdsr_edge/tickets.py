@@ -19,7 +19,7 @@ from .frames import Frame
 
 Work = Callable[[], Frame]
 Policy = Literal["block", "latest"]
-"""What ``submit`` does when the queue is full: wait, or drop the oldest frame that was not begun."""
+"""Policy of ``submit`` when the queue is full: wait, or drop the oldest frame that was not begun."""
 
 _LOG = logging.getLogger("wdsr_edge")
 _WAKE_S = 0.5
@@ -52,7 +52,7 @@ class Ticket(concurrent.futures.Future[Frame]):
             return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What ``result`` raises, or None; waits, and raises DroppedError and TimeoutError, as ``result`` does."""
+        """The exception that ``result`` raises, or None; waits, and raises DroppedError and TimeoutError as it does."""
         with self._wait(timeout):
             return super().exception(timeout)
 
@@ -114,7 +114,7 @@ class Ticket(concurrent.futures.Future[Frame]):
 
     @contextlib.contextmanager
     def _wait(self, timeout: float | None) -> Iterator[None]:
-        """What waiting raises."""
+        """The exception that waiting raises."""
         try:
             self._refuse_if_lost()
             yield
@@ -196,7 +196,7 @@ class FrameQueue:
 
     @property
     def forked(self) -> bool:
-        """Whether it belongs to a process that this one was forked from."""
+        """True if it belongs to a process that this one was forked from."""
         return self._process != os.getpid()
 
     def close(self, cancel: bool) -> None:
@@ -277,7 +277,7 @@ def check_policy(policy: Policy) -> None:
 
 
 def queue_limit(size: int | None, in_flight: int) -> int:
-    """How many frames can wait: ``size``, else twice as many as are worked on at a time; InputError if not one."""
+    """Number of frames that can wait: ``size``, else twice the number in flight; InputError if not one."""
     if size is None:
         return 2 * in_flight
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:

@@ -90,7 +90,7 @@ def auto_windows(height: int, width: int, halo: int, pixels: int) -> tuple[tuple
 
 
 def _grid(height: int, width: int, halo: int, pixels: int) -> tuple[int, int]:
-    """How many windows down and across compute the fewest pixels in all."""
+    """Number of windows down and across that compute the fewest pixels in all."""
     best = (math.inf, 0, 0)
     for rows in range(1, max(2, height - 2 * halo + 1)):
         tall = _shared(height, rows, halo)

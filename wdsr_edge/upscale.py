@@ -76,7 +76,7 @@ def upscale_file(
 
 
 def _identity(path: Path) -> tuple[int, ...]:
-    """What tells a file from the one that was there before it."""
+    """Identity of a file, which changes when it is replaced."""
     try:
         found = path.stat()
     except (OSError, ValueError):

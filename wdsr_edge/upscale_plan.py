@@ -24,26 +24,26 @@ class Job(NamedTuple):
 
 
 class Done(NamedTuple):
-    """How a job ended."""
+    """Outcome of a job."""
 
     job: Job
     error: str
     """Why it failed, in one line; empty if the target was written, or was there before."""
     notes: tuple[str, ...] = ()
-    """What of the source the target's format does not hold."""
+    """Parts of the source that the target's format cannot hold."""
     skipped: bool = False
     """The target was there before, and is left as it is."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to do."""
+    """The planned work."""
 
     jobs: list[Job]
     settled: list[Done] = field(default_factory=list)
     """Jobs that need no work: their target is there, or their folder cannot be opened."""
     notes: list[str] = field(default_factory=list)
-    """What was passed over, a line for each folder and kind."""
+    """Files passed over, a line for each folder and kind."""
 
 
 class _Source(NamedTuple):

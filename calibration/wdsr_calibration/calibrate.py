@@ -23,18 +23,18 @@ from .search import Identities, Layers, Point, evaluations, search
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """How a network is calibrated."""
+    """Options of one calibration."""
 
     form: Form = "tensorrt"
     """For which engines: kernels have 8 bits for TensorRT and 7 for CPUs, where the results of branches are INT8."""
     budget: Budget = field(default_factory=Budget)
-    """What INT8 may cost."""
+    """Largest loss that INT8 may cause."""
     ranges: RangeMethod | Literal["auto"] = "auto"
-    """How a tensor's range is found; ``auto`` takes the one that loses least at the output."""
+    """Method that finds a tensor's range; ``auto`` takes the one that loses least at the output."""
     equalisation: bool = True
     """Make the channels of each tensor reach equally far first."""
     learning: LearningConfig = field(default_factory=LearningConfig)
-    """How kernels and scales are learned."""
+    """Options of learning kernels and scales."""
     layers: Layers = "all"
     """Where convolutions may be INT8: everywhere but in head and skip, or in the body alone."""
     frontier: bool = False
@@ -62,15 +62,15 @@ class Calibration(Quantised):
     """A quantised network, and how it was found."""
 
     losses: Mapping[str, Loss]
-    """What each content of the held-out images loses, in simulation."""
+    """Loss of each content of the held-out images, in simulation."""
     met: bool
-    """Whether that is within the budget."""
+    """True if that is within the budget."""
     share: float
     """INT8 share of the network's multiply-accumulates."""
     body_share: float
     """The same of its body."""
     ranges: RangeMethod
-    """How ranges were found."""
+    """Method that found the ranges."""
     excess_by_ranges: Mapping[RangeMethod, float]
     """Share of the budget that each method took, kernels rounded to nearest and nothing learned."""
     frontier: Sequence[Point]
@@ -93,7 +93,7 @@ class Fitted:
     network: Network
     """Its body is placed."""
     ranges: RangeMethod
-    """How ranges were found."""
+    """Method that found the ranges."""
     excess_by_ranges: Mapping[RangeMethod, float]
     """Share of the budget that each method took, kernels rounded to nearest and nothing learned."""
 

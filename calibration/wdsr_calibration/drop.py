@@ -1,4 +1,4 @@
-"""What quantisation costs: dB of PSNR on luma to ground truth, over held-out images of each content."""
+"""Quality lost to quantisation: dB of PSNR on luma to ground truth, over held-out images of each content."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXACT_DB = 35.0
 
 @dataclass(frozen=True)
 class Budget:
-    """What INT8 may cost."""
+    """Largest loss that INT8 may cause."""
 
     photographs_db: float = 0.02
     """Mean drop over photographs, dB."""
@@ -70,7 +70,7 @@ def share(cost: float, budget: float) -> float:
 
 @dataclass(frozen=True)
 class Loss:
-    """What one content loses."""
+    """Quality that one content loses."""
 
     mean_db: float
     """PSNR on luma to ground truth lost, the mean over the images; negative if INT8 happens to be better.
@@ -98,7 +98,7 @@ class Drop:
         self.expected = {content: [upscale(pair.lr) for pair in pairs] for content, pairs in held_out.items()}
 
     def __call__(self, network: Network, placement: Placement) -> dict[str, Loss]:
-        """What each content loses with ``network`` placed so."""
+        """Loss of each content with ``network`` placed this way."""
         placement.apply(network)
         return self.of(reference(network))
 
@@ -111,7 +111,7 @@ class Drop:
 
 
 def loss(pairs: Sequence[Pair], expected: Sequence[Rgb], found: Sequence[Rgb], content: str) -> Loss:
-    """What ``found`` loses against what the unquantised network made of ``pairs``."""
+    """Loss of ``found`` against the unquantised network's pictures of ``pairs``."""
     drops, exact = [], [math.inf]
     for pair, full, short in zip(pairs, expected, found, strict=True):
         base = psnr_y(pair, full)

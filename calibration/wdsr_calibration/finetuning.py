@@ -32,7 +32,7 @@ from .samples import PHOTOGRAPHS, cut, drawn
 INT8_KEY = "wdsr_edge.int8"
 
 CROPS = 128
-"""What the scales that training begins with are found on: as many of photographs, and half as many drawn ones."""
+"""Number of photograph crops that the initial scales are found on, with half as many drawn ones."""
 
 
 def begin(
@@ -74,7 +74,7 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
 
 
 def learned(path: str | os.PathLike[str]) -> Quantised | None:
-    """What ``save`` wrote, in TensorRT's form; None for a checkpoint that was not trained so.
+    """Quantised network that ``save`` wrote, in TensorRT's form; None for a checkpoint without one.
 
     Raises CheckpointError for metadata that does not fit the network.
     """

@@ -33,7 +33,7 @@ from .samples import PHOTOGRAPHS, Contents
 _LUMA = torch.tensor([0.257, 0.504, 0.098]).view(1, 3, 1, 1) * 255 / 219
 """BT.601 luma of studio range, in levels of 219 brought to 255: what the budget is measured on."""
 _COLOUR_SHARE = 0.3
-"""What R, G and B count next to luma, so that colours stay."""
+"""Weight of the RGB error next to that of luma, so that colours stay."""
 POWER = 1.75
 """Of what each crop loses, so that the budget of the worst picture counts next to that of the mean."""
 _HARD = ("text", "screentone", "screentone")
@@ -44,7 +44,7 @@ _LEAST_ERROR = 6.0
 
 @dataclass(frozen=True)
 class LearningConfig:
-    """How ``learn`` goes about it."""
+    """Options of ``learn``."""
 
     steps: int = 2500
     """Optimiser steps; 0 leaves every weight at its nearest code and every scale as it was found."""
@@ -55,7 +55,7 @@ class LearningConfig:
     scale_rate: float = 1e-2
     """The same of the base 2 logarithms of scales and channel factors."""
     truth: float = 1.5
-    """How much the error of photographs to ground truth counts, next to that to the unquantised network."""
+    """Weight of the error of photographs to ground truth, relative to that to the unquantised network."""
     truth_drawn: float = 0.6
     """The same of drawn pictures, which the unquantised network has never seen: there is more to gain, at the expense
     of photographs."""

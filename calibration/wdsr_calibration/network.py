@@ -104,9 +104,9 @@ class QuantConv(nn.Conv2d):
         self.levels = levels
         self.quantised = False
         self.outputs_by: Tensor | None = None
-        """What output channels are divided by while that is learned, [O]; see ``divide_outputs``."""
+        """Divisors of output channels while these are learned, [O]; see ``divide_outputs``."""
         self.inputs_by: Tensor | None = None
-        """What input channels are divided by while that is learned, [I]; see ``expect_divided``."""
+        """Divisors of input channels while these are learned, [I]; see ``expect_divided``."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution with its kernel quantised or not."""

@@ -10,7 +10,7 @@ from .network import Network, result_of
 
 @dataclass(frozen=True)
 class Placement:
-    """What is quantised; everything else stays float."""
+    """The part of a network that is quantised; everything else stays float."""
 
     convs: tuple[str, ...] = ()
     """Convolutions with INT8 kernel and input, in the order of the network."""
@@ -25,7 +25,7 @@ class Placement:
 
     @classmethod
     def of(cls, network: Network) -> Placement:
-        """How ``network`` is placed now."""
+        """The current placement of ``network``."""
         placed = [name for name, edge in network.edges.items() if edge.quantised]
         return cls(
             tuple(name for name in network.quantisable if name in placed),

@@ -41,9 +41,9 @@ class Quantised:
     form: Form
     """For which engines."""
     scales: Mapping[str, float]
-    """How far each activation tensor reaches, divided by LEVELS, by the tensor's name in the deploy graph."""
+    """Range of each activation tensor divided by LEVELS, by the tensor's name in the deploy graph."""
     placement: Placement
-    """What is INT8."""
+    """The part that is INT8."""
 
 
 def insert_qdq(model: ir.Model, scales: Mapping[str, float], placement: Placement, form: Form) -> None:

@@ -1,4 +1,4 @@
-"""How far each activation reaches: a streaming pass for maxima, one for histograms, then a method for the range."""
+"""Activation ranges: a streaming pass for maxima, one for histograms, then a method for the range."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Counts = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often each magnitude of one tensor occurred."""
+    """Histogram of the magnitudes of one tensor."""
 
     largest: float
     """The largest magnitude; the bins divide 0 to it evenly."""

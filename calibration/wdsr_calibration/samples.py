@@ -52,7 +52,7 @@ Place = tuple[str, float, float]
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How much is drawn from a folder."""
+    """Size of a calibration set."""
 
     crops: int = 384
     """Crops, from as many images as there are."""
@@ -74,7 +74,7 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """What a network is calibrated on."""
+    """Images that a network is calibrated on."""
 
     crops: Contents
     """LR of uint8 [size, size, 3] with their ground truth."""

@@ -24,7 +24,7 @@ class Point:
 
     placement: Placement
     losses: Mapping[str, Loss]
-    """What each content of the held-out images loses."""
+    """Loss of each content of the held-out images."""
     excess: float
     """The largest share of its budget that any of that takes."""
     share: float
@@ -38,12 +38,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found."""
+    """Result of a search."""
 
     best: Point
     """The most multiply-accumulates, then the most identities, that fit the budget; if none do, the least excess."""
     met: bool
-    """Whether ``best`` fits the budget."""
+    """True if ``best`` fits the budget."""
     frontier: Sequence[Point]
     """Every placement measured on the way from the least harmful convolution to all of them, and then identities."""
     sensitivity: dict[str, float]
@@ -102,7 +102,7 @@ def search(
 
 
 def evaluations(network: Network, identities: Identities, layers: Layers, in_full: bool = True) -> int:
-    """How many placements ``search`` measures at most; unless ``in_full``, if the first of them fits."""
+    """Number of placements ``search`` measures at most; unless ``in_full``, if the first of them fits."""
     if not in_full and identities != "auto":
         return 1
     adds = len(network.identities) * {"float": 0, "int8": 1, "auto": 2}[identities]

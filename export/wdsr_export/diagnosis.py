@@ -1,4 +1,4 @@
-"""What is wrong with a graph that fails parity: the usual mistakes of an export, each tried on the reference."""
+"""Diagnosis of a graph that fails parity: the usual export mistakes, each tried on the reference."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def foreign_graph(path: Path, precision: Graph, threads: int | None) -> Upscale:
 
 
 def precision_of_file(path: Path) -> Graph:
-    """What a graph computes in, by its operators and the types of its tensors, whatever its metadata says.
+    """Precision of a graph, by its operators and the types of its tensors, whatever its metadata says.
 
     ``int8`` if it holds FP16 as well, as the form for TensorRT does; else ``int8-cpu``. ``fp32`` if it cannot be read:
     running it says more.

@@ -1,4 +1,4 @@
-"""What FP16 comes to where a convolution's sums are kept in FP16 as well, as kernels of a GPU may do; simulated."""
+"""FP16 quality when convolution sums are kept in FP16 as well, as GPU kernels may do; simulated."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fp16_sums(model: EDSR | WDSR, lr: Rgb) -> Rgb:
 
 
 def fp16_sums_entry(model: EDSR | WDSR, lr: Rgb) -> dict[str, Any]:
-    """What a manifest says of that, beside the engines' parity: dB on the golden frame ``lr``, null if it is equal."""
+    """Manifest entry next to the engines' parity: dB on the golden frame ``lr``, null if it is equal."""
     decibels = difference(fp16_sums(model, lr), reference(model)(lr)).psnr_db
     golden_db = round(decibels, 2) if math.isfinite(decibels) else None
     return {"against": "PyTorch reference", "simulated": True, "golden_db": golden_db}

@@ -38,7 +38,7 @@ TIMED_SIZE = 270, 480
 """LR height and width of the frame that the frontier is timed with."""
 
 ENGINE_SLACK_DB = 0.01
-"""What an engine may lose more than the simulation, dB."""
+"""Extra loss that an engine may have over the simulation, dB."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,19 @@ class Int8:
     onnx: bytes
     """Its file."""
     calibration: Calibration
-    """What it was made of, and what the search found."""
+    """The calibration that it was made from."""
     budget: Budget
-    """What it may cost."""
+    """Largest loss that it may cause."""
     parity: Sequence[Parity]
     """To the PyTorch reference over all frames, in each engine here."""
     losses: Mapping[str, Mapping[str, Loss]]
-    """What each content of the held-out images loses, in each engine here."""
+    """Loss of each content of the held-out images, in each engine here."""
     frontier_ms: Sequence[Mapping[str, float]]
     """Median ms of a frame of TIMED_SIZE in each engine here, for each point of the frontier; empty if not timed."""
 
     @property
     def met(self) -> bool:
-        """Whether the budget is met, in simulation and in each engine."""
+        """True if the budget is met, in simulation and in each engine."""
         allowed = self.budget.with_slack(ENGINE_SLACK_DB)
         return self.calibration.met and all(allowed.excess(losses) <= 1 for losses in self.losses.values())
 
@@ -84,12 +84,12 @@ class Int8:
 
     @property
     def losses_in_full(self) -> dict[str, dict[str, dict[str, float | None]]]:
-        """What each content loses in each engine, as JSON has it."""
+        """Loss of each content in each engine, for JSON."""
         return {engine: losses_entry(losses) for engine, losses in self.losses.items()}
 
     @property
     def beyond(self) -> dict[str, float]:
-        """What takes more than its budget, and how many times it.
+        """Contents that exceed their budget, and by which factor.
 
         In simulation with the most in INT8 that was tried, and in an engine, with its slack, as it was made.
         """
@@ -208,7 +208,7 @@ def int8_file(quantised: Quantised, frames: Mapping[str, Rgb]) -> bytes:
 
 
 def losses_of(model: EDSR | WDSR, graph: Graph, onnx: bytes, drop: Drop) -> dict[str, dict[str, Loss]]:
-    """What an INT8 graph loses in each engine here, by what ``drop`` holds."""
+    """Loss of an INT8 graph in each engine here, on each content of ``drop``."""
     losses = {}
     for engine, session in sessions(graph, onnx):
         with SuperResolver(session, model.config, open_float_session=no_float_session, keep_grey=False) as sr:
@@ -260,7 +260,7 @@ def _finite(value: float) -> float | None:
 
 
 def losses_entry(losses: Mapping[str, Loss]) -> dict[str, dict[str, float | None]]:
-    """What each content loses, for the manifest."""
+    """Loss of each content, for the manifest."""
     return {content: {name: _finite(value) for name, value in vars(loss).items()} for content, loss in losses.items()}
 
 

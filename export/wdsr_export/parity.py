@@ -34,13 +34,13 @@ class Parity:
     graph: Graph
     """Which graph."""
     engine: str
-    """What ran it; empty for a function of unknown origin."""
+    """The backend that ran it; empty for a function of unknown origin."""
     images: Mapping[str, Difference]
     """Each image by name."""
     total: Difference
     """All images taken as one."""
     passed: bool
-    """Whether the graph's gate is met."""
+    """True if the graph's gate is met."""
     golden_db: float | None = None
     """PSNR on the golden frame, dB; None if it was not asked for."""
     diagnosis: str = ""

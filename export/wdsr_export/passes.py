@@ -22,13 +22,13 @@ Array = NDArray[np.float64]
 
 
 class Saving(NamedTuple):
-    """What one pass did."""
+    """Result of one graph pass."""
 
     name: str
     nodes: int
     """Nodes removed; negative where it had to add some."""
     detail: str
-    """What changed and why that helps."""
+    """The change, and why it helps."""
 
 
 Pass = Callable[[ir.Model], Saving]

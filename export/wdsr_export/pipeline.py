@@ -59,18 +59,18 @@ from .passes import Saving
 
 @dataclass(frozen=True)
 class Deployment:
-    """What ``deploy`` found."""
+    """Result of ``deploy``."""
 
     bundle: Bundle | None
     """The bundle it wrote; None if a graph failed its gate, or INT8 its budget."""
     parity: Sequence[Parity]
     """Each graph in each engine against the PyTorch reference, up to the graph that failed."""
     int8: Sequence[Int8]
-    """What calibration found, if there was one."""
+    """Results of calibration, if there was one."""
     timed: Sequence[Timed]
     """Each way to run the bundle here."""
     savings: Sequence[Saving]
-    """What each graph pass saved."""
+    """Savings of each graph pass."""
 
 
 def deploy(

@@ -1,4 +1,4 @@
-"""What an engine must offer."""
+"""The interface that every backend offers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Pending(Protocol):
     """A batch on its way."""
 
     def result(self) -> NDArray[Any]:
-        """What ``run`` returns; waits for it, and raises what it raises."""
+        """Wait for the batch and return its result as ``run`` does; raises what ``run`` raises."""
 
 
 @runtime_checkable
@@ -29,7 +29,7 @@ class AsyncSession(Session, Protocol):
     """A session that can work on several batches at a time."""
 
     in_flight: int
-    """How many."""
+    """Their number."""
 
     def submit(self, batch: NDArray[Any]) -> Pending:
         """Start on ``batch``, which may be changed afterwards; batches are worked on in order."""

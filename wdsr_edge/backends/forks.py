@@ -21,7 +21,7 @@ NO_GPU = "a forked process cannot use the GPU: start it with multiprocessing's s
 
 
 class Watching(Protocol):
-    """What has to know of forks."""
+    """An object that is told about forks."""
 
     def leave(self) -> None:
         """Called in a forked child before anything else: let go of what belongs to the parent."""

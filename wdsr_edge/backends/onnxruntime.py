@@ -75,5 +75,5 @@ class OnnxRuntimeSession:
 
 
 def reason(error: Exception) -> str:
-    """What an error of ONNX Runtime's says, in one line, without places in its own source."""
+    """Message of an ONNX Runtime error, in one line, without source locations."""
     return re.sub(r"/\S+:\d+ .*?\) ", "", " ".join(str(error).split()))[:300].rstrip(".")

@@ -167,7 +167,7 @@ class OnnxRuntimeGpuSession:
 
 
 def _options(name: str, onnx: bytes, device: int, cache_dir: Path | None) -> dict[str, Any]:
-    """What a provider is given."""
+    """Options of a provider."""
     if name == _CUDA:
         return {
             "device_id": device,
@@ -232,6 +232,6 @@ def _left_to_cpu(session: Any) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, without places in ONNX Runtime's own source and the name of the machine."""
+    """Message of an error, without source locations and the name of the machine."""
     found = re.search(r"CUDA failure [^;]*", " ".join(str(error).split()))
     return found[0].strip() if found else reason(error)

@@ -107,5 +107,5 @@ def _import_openvino() -> Any:
 
 
 def _last_line(error: Exception) -> str:
-    """What it says after the places in its own source."""
+    """Message without source locations."""
     return str(error).strip().rpartition("\n")[2]

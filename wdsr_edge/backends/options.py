@@ -1,4 +1,4 @@
-"""What can be said of the GPU that a model is to run on."""
+"""Options of the GPU that a model runs on."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ class EngineReport:
     """A compiled engine that is ready for its first frame."""
 
     precision: Precision
-    """What its graph asks for."""
+    """The precision that its graph asks for."""
     config: EngineConfig
-    """What it was compiled with."""
+    """Options that it was compiled with."""
     built: str
     """Why it had to be built; empty if it came out of the cache."""
     lighter: str
     """Why it was built with less than ``config`` asks for, and with what; empty if it was not."""
     seconds: float
-    """What building it took, now or then."""
+    """Time that building it took, now or earlier."""
     size: int
     """Its bytes."""
     audit: Audit
-    """What its convolutions run in."""
+    """Precisions that its convolutions run in."""
     golden_db: float | None
     """PSNR of its golden frame to the reference, dB; None if it is too small for one, or was refused."""
     layers: str = ""
-    """What the builder said of its layers, if a convolution does not run in what it asks for."""
+    """The builder's layer report, if a convolution does not run in the precision it asks for."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class GpuOptions:
     engine: Path | None = None
     """A compiled engine that the caller vouches for: it is native code. None builds, or takes from the cache."""
     config: EngineConfig | None = None
-    """How engines are compiled; None is as the cache has them, or one for each shape."""
+    """Options that engines are compiled with; None takes the cached ones, or one engine for each shape."""
     in_full: bool = False
-    """Whether an engine in the cache that was built with less than asked for is built again."""
+    """True if an engine in the cache that was built with less than asked for is built again."""
     allow_cpu: bool = False
-    """Whether ONNX Runtime may leave work to the CPU, which it otherwise must not."""
+    """True if ONNX Runtime may leave work to the CPU, which it otherwise must not."""
     on_report: Callable[[EngineReport], None] = lambda report: None
     """Hears of each engine that is made ready."""
     on_progress: Callable[[str, int, int], None] = lambda phase, done, total: None

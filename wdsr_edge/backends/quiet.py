@@ -58,7 +58,7 @@ def quiet_options(ort: Any) -> Any:
 
 @contextmanager
 def without_its_log() -> Iterator[None]:
-    """What is written to the process's stderr meanwhile comes afterwards, without lines of ONNX Runtime's log."""
+    """Hold back the process's stderr, and write it afterwards without ONNX Runtime's log lines."""
     try:
         before = os.dup(2)
     except OSError:  # it is closed

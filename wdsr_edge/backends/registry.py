@@ -49,7 +49,7 @@ def installed() -> list[Backend]:
 
 
 def is_installed(backend: Backend) -> bool:
-    """Whether its package is there; a GPU is another matter."""
+    """True if its package is there; a GPU is another matter."""
     if backend in COMPILED:
         return any(map(_has_module, MODULES[cast(Library, backend)]))
     if backend in ON_CPU:
@@ -67,7 +67,7 @@ def version(backend: Backend) -> str:
 
 
 def has_gpu(root: Path = Path("/")) -> bool:
-    """Whether there seems to be an NVIDIA GPU that this process may use, told without touching CUDA.
+    """True if there seems to be an NVIDIA GPU that this process may use, told without touching CUDA.
 
     Linux has files of its devices, Windows its driver's library; a process that has touched CUDA cannot be forked any
     more. macOS has no NVIDIA driver.
@@ -125,13 +125,13 @@ def open_session(
 
 
 def _has_module(name: str) -> bool:
-    """Whether it can be imported, and is not a bare folder of that name."""
+    """True if it can be imported, and is not a bare folder of that name."""
     spec = importlib.util.find_spec(name)
     return spec is not None and spec.origin is not None
 
 
 def _has_tensorrt_library() -> bool:
-    """Whether ONNX Runtime's TensorRT provider has what it is linked to, which its package does not bring."""
+    """True if ONNX Runtime's TensorRT provider has what it is linked to, which its package does not bring."""
     if sys.platform == "win32":  # looked for in PATH, as ONNX Runtime does
         return any(map(ctypes.util.find_library, _TENSORRT_DLLS))
     for name in _TENSORRT_LIBRARIES:

@@ -1,4 +1,4 @@
-"""How many threads a CPU backend computes with."""
+"""Number of threads a CPU backend computes with."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ for command in (
 
 
 class _Said(logging.Handler):
-    """What the packages report meanwhile, such as an engine that is being built, as lines on stderr.
+    """Log handler that prints progress of the packages, such as an engine being built, as lines on stderr.
 
     A warning is given once, however often a command comes upon its cause.
     """

@@ -103,7 +103,7 @@ def run(
 
 
 def _sizes(asked: Sequence[str] | None, engine: Path | None) -> list[Size]:
-    """What was asked for; else the sizes that an engine is best at, as far as it is known; else three usual ones."""
+    """Sizes asked for; else those that an engine is built for, if known; else three common ones."""
     from ..backends.tensorrt import profiles_beside
 
     if asked or engine is None or not (profiles := profiles_beside(engine)):
@@ -140,7 +140,7 @@ def keep_fastest(bundle: Bundle, timed: Sequence[Timed], *, threads: int | None 
 
 
 def auto_now(bundle: Bundle, *, threads: int | None = None) -> Chosen:
-    """What ``auto`` means for a bundle on this machine by now."""
+    """Current meaning of ``auto`` for a bundle on this machine."""
     from ..backends import thread_count
     from ..chosen import chosen
     from ..loading import candidates
@@ -149,7 +149,7 @@ def auto_now(bundle: Bundle, *, threads: int | None = None) -> Chosen:
 
 
 def document_of(timed: Sequence[Timed]) -> list[dict[str, Any]]:
-    """What was timed, for JSON."""
+    """Timings, for JSON."""
     return [
         {
             **one.choice._asdict(),
@@ -190,4 +190,4 @@ def rows_of(choices: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 ROWS = ("frame", "engine", "precision", "golden frame", "p50 ms", "p99 ms", "in a stream ms", "engine alone ms")
-"""What ``rows_of`` has."""
+"""Header of ``rows_of``."""

@@ -183,7 +183,7 @@ def _print_report(config: ModelConfig, found: Deployment, sizes: Sequence[Size],
 
 
 def _about_levels(name: str, total: Difference) -> str:
-    """What a large difference of single values means."""
+    """Comment on a large difference of single values."""
     typical = 255 * 10 ** (-total.psnr_db / 20)
     return (
         f"{count(total.max_levels, 'level')} in {name} is the worst of all values, at a hard edge; {total.psnr_db:.1f} "
@@ -217,7 +217,7 @@ def _no_number(word: str) -> None:
 
 
 def _card_of(origin: Bundle | None) -> dict[str, Any]:
-    """What the bundle that a model came from says of its training, so that deploying it again keeps that."""
+    """Training details of the bundle that a model came from, so that deploying it again keeps them."""
     return {key: origin.manifest[key] for key in CARD_KEYS if key in origin.manifest} if origin else {}
 
 

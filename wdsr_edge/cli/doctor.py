@@ -101,7 +101,7 @@ def _self_test(models: list[str], size: Size, output: Path, seconds: float, devi
 
 
 def _try(name: str, size: Size, seconds: float, device: int) -> dict[str, Any]:
-    """What is reported of a model."""
+    """Report of one model."""
     import dataclasses
 
     from ..backends import GpuOptions

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 
 class Report(NamedTuple):
-    """What one set gave."""
+    """Results of one set."""
 
     images: list[Score]
     bicubic: list[Score]
     unreadable: list[str]
-    """What is wrong with each image that could not be read."""
+    """Error of each image that could not be read."""
 
 
 def run(

@@ -87,7 +87,7 @@ def _psnr_y(what: str, upscale: Upscale, pairs: list[Pair]) -> dict[str, float]:
 
 
 def _advice(model: EDSR | WDSR, pairs: list[Pair], below: bool) -> str:
-    """What to try if another known convention suits the network better: most wrong ones cost it only some tenths."""
+    """Advice if another known convention suits the network better: most wrong ones cost only some tenths of a dB."""
     from ..data.pairs import bicubic
     from ..models import reference
     from ..models.importers import CONVENTIONS, Convention, renormalised

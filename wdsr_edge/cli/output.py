@@ -1,4 +1,4 @@
-"""What a person or a program sees: tables or one JSON document on stdout, everything else on stderr."""
+"""Output: tables or one JSON document on stdout, everything else on stderr."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def check_output() -> None:
 
 @contextmanager
 def input_file(largest: int) -> Iterator[Path]:
-    """What standard input holds, as a file of at most ``largest`` bytes that is removed afterwards.
+    """Standard input as a temporary file of at most ``largest`` bytes.
 
     Raises InputError if it is a terminal, empty, larger or not an image; it is not read on after that is seen.
     """

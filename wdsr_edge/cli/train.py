@@ -162,7 +162,7 @@ def _options(given: dict[str, Any]) -> tuple[dict[str, Any], TrainConfig, dict[s
 
 
 def _images(places: dict[str, Any], scale: int, patch: int, world: World) -> tuple[Sequence[Pair], Sequence[Pair]]:
-    """What to train on and what to validate on; the first process decodes, the others then find it in the cache."""
+    """Training and validation images; the first process decodes them, the others find them in the cache."""
     from ..data.layouts import find_dataset
     from ..data.pairs import least_for_ssim
     from ..images.samples import PHOTOS

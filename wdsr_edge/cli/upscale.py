@@ -175,7 +175,7 @@ def _bar(jobs: list[Job]) -> Iterator[Callable[[Job, float], None]]:
 
 
 def _report(done: list[Done], planned: Plan, names: dict[Path, str], json: bool, sr: SuperResolver) -> None:
-    """What became of each image, also where the work was interrupted."""
+    """Outcome of each image, also after an interruption."""
     total = len(planned.jobs) + len(planned.settled)
     if json:
         auto = None if sr.chosen is None or sr.chosen.asked else sr.chosen.document()

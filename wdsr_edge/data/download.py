@@ -175,7 +175,7 @@ class _NoConnectionError(OSError):
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:
-    """What opens ``url``, with a short time to connect and a longer one to answer; InputError if it is no address."""
+    """Opener of ``url`` with a short timeout to connect and a longer one to answer; InputError for a bad address."""
     try:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:

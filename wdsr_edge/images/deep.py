@@ -47,7 +47,7 @@ def tiff_tags(path: Path, file: BinaryIO, head: bytes) -> Image.Exif:
 
 
 def needs_vips(tags: Image.Exif) -> bool:
-    """Whether the TIFF of these tags is of 16 bits and anything but plain grey."""
+    """True if the TIFF of these tags is of 16 bits and anything but plain grey."""
     return _bits(tags) == 16 and (tags.get(277, 1) > 1 or tags.get(262) != 1)
 
 

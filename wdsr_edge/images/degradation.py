@@ -43,7 +43,7 @@ class Argument(NamedTuple):
     low: float
     high: float
     default: float | None = None
-    """What it is if it is not given; None if it must be."""
+    """Default value; None if the number is required."""
 
 
 LENS: Mapping[str, tuple[Argument, ...]] = {
@@ -64,7 +64,7 @@ AFTER: Mapping[str, tuple[Argument, ...]] = {
     "h264": (Argument("crf", 0, 51), *_MOTION),
     "h265": (Argument("crf", 0, 51), *_MOTION),
 }
-"""What happens to the LR picture: halos, noise (levels), colour at half the size, and codecs at their own scales."""
+"""Steps on the LR picture: halos, noise (levels), colour at half the size, and codecs at their own scales."""
 
 VIDEO = ("h264", "h265")
 """These film a window that moves over the ground truth, and the last frame is the picture."""
@@ -157,7 +157,7 @@ def _processed(lr: Rgb, after: Iterable[tuple[str, list[float]]], random: Genera
 
 
 def _windows(truth: Rgb, scale: int, down: int, right: int) -> list[Rgb]:
-    """What of ``truth`` each frame shows, the window moved by so many pixels from frame to frame."""
+    """The part of ``truth`` that each frame shows, the window moving by so many pixels from frame to frame."""
     height, width = (
         (side - (VIDEO_FRAMES - 1) * abs(move)) // scale * scale
         for side, move in zip(truth.shape[:2], (down, right), strict=True)
@@ -222,7 +222,7 @@ class Stage:
     """A part of a recipe: one of these steps, or none."""
 
     share: float
-    """How often there is one."""
+    """Probability that there is one."""
     one_of: tuple[Step, ...]
 
 

@@ -21,7 +21,7 @@ from .files import Rgb
 from .resampler import resize_bicubic
 
 Kernel = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
-"""What light does at so many pixels down and to the right of where it belongs; need not sum to 1."""
+"""Weight at an offset in pixels, down and to the right; need not sum to 1."""
 
 LEAST_REACH = 8
 """Pixels on each side that a kernel has at least: 16 taps between pixels, 17 on them."""

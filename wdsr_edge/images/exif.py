@@ -1,4 +1,4 @@
-"""What a file says beside its pixels: EXIF and resolution, for formats that Pillow and vips write without."""
+"""EXIF and resolution, for formats that Pillow and vips write without them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def usable_dpi(dpi: Any, unit: float = 1.0) -> tuple[float, float] | None:
 
 
 def kept_exif(exif: Image.Exif) -> bytes | None:
-    """What describes the photo and not the file that it came in; None if that is nothing or is damaged."""
+    """EXIF that describes the photo and not its file; None if there is none or it is damaged."""
     with suppress(Exception):
         kept = Image.Exif()
         kept.endian = "<"

@@ -31,7 +31,7 @@ class FileParts(io.RawIOBase):
             raise SyntaxError("too many chunks or segments")
 
     def as_file(self) -> io.BufferedReader:
-        """What was kept, with a buffer."""
+        """The kept parts, buffered."""
         return io.BufferedReader(self, 1 << 16)
 
     def readable(self) -> bool:

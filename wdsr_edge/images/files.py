@@ -32,7 +32,7 @@ Rgb = NDArray[np.uint8]
 """[H, W, 3]."""
 
 MAX_PIXELS = 250_000_000
-"""What ``read_picture`` takes unless it is told otherwise."""
+"""Default limit of ``read_picture``."""
 _MODES = frozenset(
     ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I;16N")
 )

@@ -23,14 +23,14 @@ _log = logging.getLogger("wdsr_edge")
 
 @dataclass
 class FoundImages:
-    """What a folder holds."""
+    """Content of a folder."""
 
     images: list[Path] = field(default_factory=list)
     """Sorted by name, those of a folder before those of its subfolders."""
     passed: Counter[str] = field(default_factory=Counter)
-    """How many files were passed over, by what they are: a suffix with what to install, or some words."""
+    """Number of files passed over, by what they are: a suffix with what to install, or some words."""
     subfolders: int = 0
-    """How many subfolders were not searched."""
+    """Number of subfolders that were not searched."""
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
     """Subfolders that could not be opened, and why."""
 

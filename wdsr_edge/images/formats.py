@@ -32,7 +32,7 @@ READ_ONLY = {".apng": "PNG", ".gif": "GIF", ".heic": "HEIC", ".heif": "HEIC", ".
 READ_SUFFIXES = SUFFIXES | frozenset(READ_ONLY)
 """Suffixes of image files that a folder is searched for."""
 HEAD = 64
-"""How many of a file's first bytes ``format_of`` wants to see."""
+"""Number of a file's first bytes that ``format_of`` wants to see."""
 
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -111,7 +111,7 @@ def check_codec(kind: str, path: Path) -> None:
 
 
 def has_avif() -> bool:
-    """Whether this Pillow reads and writes AVIF."""
+    """True if this Pillow reads and writes AVIF."""
     try:
         from PIL.AvifImagePlugin import SUPPORTED
     except ImportError:
@@ -120,7 +120,7 @@ def has_avif() -> bool:
 
 
 def what_to_install(suffix: str) -> str:
-    """What to install so that images of this suffix can be read; empty if nothing is missing."""
+    """Package to install to read images of this suffix; empty if nothing is missing."""
     kind = READ_ONLY.get(suffix.lower()) or FORMATS.get(suffix.lower())
     if kind == "HEIC" and importlib.util.find_spec("pillow_heif") is None:
         return "pip install 'wdsr-edge[heif]'"

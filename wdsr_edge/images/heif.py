@@ -1,4 +1,4 @@
-"""What the boxes of an AVIF or HEIC file say before its pixels, and its decoders do not pass on: bit depth and colours.
+"""Bit depth and colours of an AVIF or HEIC file, read from its boxes, as its decoders do not pass them on.
 
 ISO/IEC 23008-12 (HEIF), 14496-12 ("colr"), 14496-15 ("hvcC"), and AV1's own "av1C".
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 from .png import Chunk
 
 BOXES = 1 << 16
-"""How many of a file's first bytes are searched for them."""
+"""Number of a file's first bytes that are searched for them."""
 
 _UNSPECIFIED, _BT709, _SRGB = 2, 1, 13
 
 
 def is_deep(boxes: bytes) -> bool:
-    """Whether an image in a file that begins with ``boxes`` has more than 8 bits a channel."""
+    """True if an image in a file that begins with ``boxes`` has more than 8 bits a channel."""
     for name, offset, mask in ((b"av1C", 6, 0x40), (b"hvcC", 21, 0x07)):
         start = boxes.find(name)
         if start >= 0 and start + offset < len(boxes) and boxes[start + offset] & mask:

@@ -70,7 +70,7 @@ def _like_srgb(corners: tuple[Xy, Xy, Xy, Xy]) -> bool:
 
 
 def is_grey_profile(icc: bytes) -> bool:
-    """Whether a profile is for one channel."""
+    """True if a profile is for one channel."""
     return icc[16:20] == b"GRAY"
 
 

@@ -24,7 +24,7 @@ _MOST_FILL = 10_000
 
 @dataclass(frozen=True)
 class JpegContents:
-    """What a JPEG file says beside its pixels."""
+    """Metadata of a JPEG file."""
 
     pixels: BinaryIO
     """The file with nothing but what a decoder needs for the pixels and their resolution."""

@@ -28,7 +28,7 @@ _STALE_TREES = (b"xmp:Thumbnails", b"Container:Directory", b"GContainer:Director
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file says of its picture beside EXIF and the colour profile."""
+    """Metadata of a picture besides EXIF and the colour profile."""
 
     xmp: bytes | None = None
     """XMP packet, without what is untrue of a picture of another size and upright."""
@@ -39,7 +39,7 @@ class Metadata:
     texts: tuple[Chunk, ...] = ()
     """Text chunks of a PNG, as they are in the file."""
     left_out: tuple[str, ...] = ()
-    """What the file had and was too large or damaged, in words."""
+    """Names of metadata that was too large or damaged."""
 
 
 def of_image(image: Image.Image) -> Metadata:

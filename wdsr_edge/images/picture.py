@@ -28,6 +28,6 @@ class Picture:
     lossless: bool = False
     """From a format with both modes (WebP), in the lossless one."""
     colour: tuple[Chunk, ...] = ()
-    """What a PNG says of its colours beside a profile: gAMA, cHRM, cICP and others, see ``png.COLOUR``."""
+    """Colour chunks of a PNG besides a profile: gAMA, cHRM, cICP and others, see ``png.COLOUR``."""
     metadata: Metadata = field(default_factory=Metadata)
     """XMP, IPTC, comments and PNG's texts."""

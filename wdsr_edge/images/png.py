@@ -32,7 +32,7 @@ _TO_END_OF_HEADER = 8 + 25
 
 @dataclass(frozen=True)
 class PngContents:
-    """What a PNG file says beside its pixels."""
+    """Metadata of a PNG file."""
 
     pixels: BinaryIO
     """The file with nothing but what a decoder needs for the pixels and their resolution."""
@@ -47,7 +47,7 @@ class PngContents:
     xmp: bytes | None = None
     """XMP packet."""
     left_out: tuple[str, ...] = ()
-    """What was too large to be taken, in words."""
+    """Names of chunks that were too large to keep."""
 
 
 def read_chunks(file: BinaryIO) -> PngContents:
@@ -114,7 +114,7 @@ def xmp_chunk(xmp: bytes) -> Chunk:
 
 
 def is_comment(chunk: Chunk) -> bool:
-    """Whether a text is a comment, which a JPEG holds as well."""
+    """True if a text is a comment, which a JPEG holds as well."""
     return chunk[1].startswith(b"Comment\0")
 
 
@@ -183,7 +183,7 @@ def _add_text(
 
 
 def _profile(data: bytes) -> bytes | None:
-    """What an iCCP chunk holds."""
+    """The profile in an iCCP chunk."""
     rest = data.partition(b"\0")[2]
     return _inflated(rest[1:], MOST_BYTES) or None
 

@@ -12,7 +12,7 @@ _MOST_CHUNKS = 1000
 
 
 def is_lossless(file: BinaryIO) -> bool:
-    """Whether a WebP file holds a lossless picture. Reads from its start."""
+    """True if a WebP file holds a lossless picture. Reads from its start."""
     place = 12
     for _ in range(_MOST_CHUNKS):
         file.seek(place)

@@ -24,7 +24,7 @@ from .png import Chunk, insert_chunks, is_comment, text_chunk, text_of, xmp_chun
 
 _MAX_SIDE = {"JPEG": 65500, "WebP": 16383, "AVIF": 32768}
 _MAX_AREA = {"AVIF": 1 << 28}
-"""What readers take; Pillow would write more."""
+"""Largest side that readers accept; Pillow would write more."""
 _MOST_ICC_IN_JPEG = 255 * 65519
 _MOST_EXIF_IN_JPEG = 65533
 _LOSSY = ("JPEG", "AVIF")
@@ -142,7 +142,7 @@ def _colours(kind: str, picture: Picture, pixels: NDArray[Any]) -> tuple[NDArray
 
 
 def _chunks(picture: Picture) -> list[Chunk]:
-    """What a PNG says beside what Pillow and vips write."""
+    """PNG chunks besides those that Pillow and vips write."""
     metadata = picture.metadata
     chunks = [*picture.colour, *metadata.texts, *([xmp_chunk(metadata.xmp)] if metadata.xmp else [])]
     return chunks + [text_chunk(b"Comment", as_utf8(comment)) for comment in metadata.comments]

@@ -18,7 +18,7 @@ from pathlib import Path
 LOW = 0.75
 """A GPU clock below this share of its maximum is worth a word."""
 PATIENCE_S = 10.0
-"""How long a command may take."""
+"""Timeout of a command, seconds."""
 
 _GPUS = ("17000000.gpu", "gpu-gpc-0", "17000000.ga10b", "17000000.gv11b")
 """A Jetson's GPU in /sys/class/devfreq: Orin since JetPack 6, Thor, Orin before, Xavier. Other makers' names differ."""
@@ -38,7 +38,7 @@ _IDLE = 0x1
 
 @dataclass(frozen=True)
 class Clocks:
-    """What could be read at one moment; what could not is None or empty."""
+    """Readings at one moment; None or empty if unavailable."""
 
     power_mode: str = ""
     """On a Jetson the nvpmodel mode (``MAXN_SUPER``, ``15W``), elsewhere the CPU governor (``performance``)."""
@@ -49,21 +49,21 @@ class Clocks:
     memory_mhz: float | None = None
     """GPU memory clock; a Jetson's EMC clock, which Orin tells only to root."""
     power_w: float | None = None
-    """What the GPU's board draws; on a Jetson what the module draws (rail VDD_IN: Orin Nano and NX only)."""
+    """Power of the GPU's board; on a Jetson of the module (rail VDD_IN: Orin Nano and NX only)."""
     power_limit_w: float | None = None
-    """What the GPU's board may draw; None on a Jetson."""
+    """Power limit of the GPU's board; None on a Jetson."""
     temperature_c: float | None = None
     """GPU temperature."""
     throttled: tuple[str, ...] = ()
     """Why the driver holds clocks down, in nvidia-smi's words, other than idleness; empty on a Jetson."""
     jetson: bool = False
-    """Whether nvpmodel and jetson_clocks rule here."""
+    """True if nvpmodel and jetson_clocks rule here."""
     highest_mode: str = ""
     """Number and name of the Jetson's mode without limits, as its own nvpmodel.conf has them: ``2 MAXN_SUPER``."""
 
     @property
     def advice(self) -> list[str]:
-        """What to do for figures that can be believed, a line each; empty if nothing looks wrong."""
+        """Advice for trustworthy figures, a line each; empty if nothing looks wrong."""
         lines = []
         if self.gpu_mhz is not None and self.gpu_max_mhz is not None and self.gpu_mhz < LOW * self.gpu_max_mhz:
             fix = "sudo jetson_clocks" if self.jetson else "sudo nvidia-smi -lgc MHZ (undo with -rgc)"
@@ -164,7 +164,7 @@ def _reasons(mask: str) -> tuple[str, ...]:
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints, however it ends; None if it does not run or takes too long."""
+    """Output of a command, however it ends; None if it does not run or takes too long."""
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, check=False)
     except (OSError, ValueError, subprocess.SubprocessError):

@@ -51,7 +51,7 @@ class Timed:
 
     @property
     def p50_ms(self) -> float:
-        """What it took in all, one frame of each size; for comparing with others of the same run."""
+        """Total time of one frame of each size, to compare with others of the same run."""
         return sum(latency.p50_ms for latency in self.latency.values())
 
 
@@ -126,7 +126,7 @@ def _submit(sr: SuperResolver, frame: Rgb) -> Callable[[], object]:
 
 
 def _check(bundle: Bundle, choice: Choice, sr: SuperResolver) -> tuple[Difference | None, str]:
-    """How far from the golden frame it is, and what is wrong with that; compiled engines prove themselves."""
+    """Difference to the golden frame, and what is wrong with it; compiled engines prove themselves."""
     if choice.backend in COMPILED:
         return None, ""
     golden, passed = check_golden(bundle, graph_of(choice), sr)

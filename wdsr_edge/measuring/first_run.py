@@ -19,12 +19,12 @@ from .comparison import Size, Timed, compare
 
 @dataclass(frozen=True)
 class FirstRun:
-    """What came of it."""
+    """The result."""
 
     timed: Sequence[Timed]
     """Each way to run the model, with its engines and its times for each size."""
     clocks: Clocks
-    """What the machine ran at, read while the fastest way was at work on the last size."""
+    """Clocks and power under load, read while the fastest choice ran the last size."""
 
     @property
     def slower_int8(self) -> list[str]:
@@ -65,7 +65,7 @@ def first_run(
 
 
 def _joined(one: Timed, other: Timed) -> Timed:
-    """What was found of two sizes."""
+    """Results of two sizes, joined."""
     return replace(
         other,
         fault=one.fault or other.fault,

@@ -32,7 +32,7 @@ class Latency:
 Key = TypeVar("Key")
 
 TURNS = 3
-"""How often each call has its turn."""
+"""Number of turns of each call."""
 
 
 def measure_in_turns(

@@ -1,1 +1,1 @@
-"""What each precision must reproduce: gates, and the golden frame of a bundle through an engine."""
+"""Gates of each precision, and the golden frame of a bundle through an engine."""

@@ -1,4 +1,4 @@
-"""What each precision must reach against the PyTorch reference, or against the golden frame that it made."""
+"""Gates: what each precision must reach against the PyTorch reference, or its golden frame."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Gate:
     """Largest share of values that may differ: a biased rounding shows here first."""
 
     def admits(self, found: Difference) -> bool:
-        """Whether ``found`` is good enough."""
+        """True if ``found`` is good enough."""
         return (
             found.psnr_db >= self.least_db and found.max_levels <= self.max_levels and found.share_off <= self.share_off
         )
@@ -39,20 +39,20 @@ ANY = Gate(-math.inf, 255, 1.0)
 """Whatever is measured."""
 
 LEARNED = Gate(40.0, 255, 1.0)
-"""What INT8 that a network has learned must reach, which has no budget: less is another picture."""
+"""Gate of learned INT8, which has no budget: less is another picture."""
 
 EQUAL_DB = 80.0
-"""What counts as recorded at most, for equal images as well, whose PSNR is infinite and null in a manifest.
+"""Cap of recorded figures, also for equal images, whose PSNR is infinite and null in a manifest.
 
 There one value in 1,500 is off by one level; beyond, in FP32, the order of its sums decides.
 """
 
 SLACK_DB = 1.0
-"""What a graph may be worse than its bundle records, dB: engines round and accumulate differently."""
+"""Tolerance below the recorded figure, dB: engines round and accumulate differently."""
 
 
 def golden_gate(graph: Graph, manifest: Mapping[str, Any]) -> Gate:
-    """What a bundle's graph must reach on the golden frame: what the manifest records, less SLACK_DB, and its gate.
+    """Gate of a bundle's graph on the golden frame: the recorded figure less SLACK_DB, and the graph's own gate.
 
     Of several engines that were recorded, the worst counts. Raises BundleError if nothing is recorded of an INT8 graph.
     """
@@ -68,7 +68,7 @@ def golden_gate(graph: Graph, manifest: Mapping[str, Any]) -> Gate:
 
 
 def check_golden(bundle: Bundle, graph: Graph, upscale: Upscale) -> tuple[Difference, bool]:
-    """How far ``upscale``, an engine with ``graph`` in it, is from the golden frame, and whether its gate is met."""
+    """Difference of ``upscale``, an engine running ``graph``, to the golden frame, and whether its gate is met."""
     lr, expected = bundle.golden()
     found = difference(upscale(lr), expected)
     return found, golden_gate(graph, bundle.manifest).admits(found)

@@ -20,7 +20,7 @@ _Batch = NDArray[Any]
 
 
 def golden_test(bundle: Bundle, graph: Graph, advice: str = "name another one") -> SelfTest:
-    """What proves an engine with ``graph``, uint8 or float32, in it.
+    """Self-test of an engine that runs ``graph``, uint8 or float32.
 
     An engine of another shape than the golden frame's gets it in windows, or continued by its mirror image, so that all
     of it is compared. Only one with nothing between two halos tells nothing: None. An engine that fails is refused,
@@ -43,7 +43,7 @@ def golden_test(bundle: Bundle, graph: Graph, advice: str = "name another one") 
 
 
 def golden_difference(bundle: Bundle, run: Callable[[_Batch], _Batch], shape: tuple[int, ...]) -> Difference | None:
-    """How far ``run``, an engine for batches of ``shape``, is from the golden frame; None if that is too small to tell.
+    """Difference of ``run``, an engine for batches of ``shape``, to the golden frame; None if too small to tell.
 
     A frame of another size goes through in windows, or continued by its mirror image, so that all of it is compared.
     """

@@ -109,14 +109,14 @@ def open_pairs(
 
 @dataclass(frozen=True)
 class Variety:
-    """What patches are of besides clean photographs."""
+    """Training content besides clean photographs."""
 
     drawn: Sequence[Pair] = ()
     """Pictures that the project draws."""
     share: float = 0.0
-    """How many of the patches are of these."""
+    """Share of the patches that are of these."""
     degradations: Recipe | None = None
-    """How LR patches are made of all of them; None leaves them as the pairs have them."""
+    """Recipe that makes LR patches of all of them; None takes those of the pairs."""
 
 
 DRAWN_OF_A_KIND = 64

@@ -32,7 +32,7 @@ def open_device(name: str = "auto") -> torch.device:
 
 
 def _number(name: str, least: int) -> int:
-    """What torchrun says in the environment; ``least`` if it does not. InputError for what it would not say."""
+    """A variable that torchrun sets; ``least`` if it is not set. InputError for an impossible value."""
     text = os.environ.get(name, "").strip() or str(least)
     if re.fullmatch("[0-9]{1,6}", text) is None or int(text) < least:
         raise InputError(
@@ -50,7 +50,7 @@ class World:
 
     @property
     def writes(self) -> bool:
-        """Whether this is the one process that writes files and reports."""
+        """True if this is the one process that writes files and reports."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:

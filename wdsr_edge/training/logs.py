@@ -1,4 +1,4 @@
-"""What a run leaves for people to look at: ``log.csv``, TensorBoard events, and pictures."""
+"""Logs of a run: ``log.csv``, TensorBoard events, and pictures."""
 
 from __future__ import annotations
 

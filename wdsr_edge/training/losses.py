@@ -1,4 +1,4 @@
-"""What is minimised."""
+"""Loss functions."""
 
 from __future__ import annotations
 

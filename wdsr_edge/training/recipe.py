@@ -1,4 +1,4 @@
-"""How a network is trained: every option, its default (the paper's), and where it may come from."""
+"""Training options: each with its default (the paper's), and the files they may come from."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class RunFile:
 
 
 _SHORT = {"lr": "learning_rate", "batch_size": "batch", "patch_size": "patch", "epochs": "steps", "grad_clip": "clip"}
-"""What other programs call the same."""
+"""Names that other programs use."""
 
 PLACES = ("model", "data", "validation", "output", "start", "teacher", "degrade", "cache", "device")
 

@@ -69,7 +69,7 @@ def identity(
     teacher: nn.Module | None,
     degradations: Recipe | None = None,
 ) -> dict[str, Any]:
-    """What a run is: it can only go on as the same. Images are told by their names and sizes, networks by weights."""
+    """Identity of a run, which must not change when it goes on: images by names and sizes, networks by weights."""
     options = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in _FREE}
     return {
         "model": repr(config),

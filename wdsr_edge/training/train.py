@@ -42,7 +42,7 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Student:
-    """What is trained in place of a plain network, such as one that is quantised while it learns."""
+    """A network trained in place of a plain one, such as one that is quantised while it learns."""
 
     network: nn.Module
     """Float32 RGB in [0, 1] in and out, NCHW."""

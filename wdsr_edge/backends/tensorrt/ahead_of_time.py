@@ -79,7 +79,7 @@ def _write(path: Path, built: Built, entry: dict[str, Any]) -> Path:
 
 
 def commands_for(bundle: Bundle, kinds: Sequence[Precision], target: Target, config: EngineConfig) -> list[str]:
-    """What to run on the device, in the folder that the bundle was copied into: one command, or trtexec for each.
+    """Commands to run on the device, in the folder that the bundle was copied into: one, or trtexec for each.
 
     Raises InputError for a DLA that it has not, or that does not run this.
     """

@@ -1,4 +1,4 @@
-"""What an engine computes each convolution in, against what its ONNX file asks for.
+"""Audit: the precision of each convolution in an engine, against what its ONNX file asks for.
 
 Two sources are read: the JSON of TensorRT's engine inspector (10.x and 11.x name its fields differently, see NVIDIA,
 "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x"), which needs a GPU, and the list of layers that TensorRT
@@ -39,7 +39,7 @@ class Layer:
     name: str
     """Its name there."""
     kind: str
-    """What runs it, such as ``correlation`` or ``CaskConvolution``."""
+    """The kernel that runs it, such as ``correlation`` or ``CaskConvolution``."""
     nodes: tuple[str, ...]
     """The ONNX nodes that it computes."""
     reads: tuple[str, ...]
@@ -49,7 +49,7 @@ class Layer:
 
     @property
     def precision(self) -> Precision | None:
-        """What it computes in; None if that is not told."""
+        """The precision it computes in; None if unknown."""
         return _precision(self.reads[0]) if self.reads else None
 
     @property
@@ -61,10 +61,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Audit:
-    """What came of it."""
+    """The result."""
 
     convolutions: int
-    """How many there are in the ONNX file."""
+    """Number of them in the ONNX file."""
     faults: Sequence[str]
     """Each convolution that runs in another precision than it asked for, or in one that is not told."""
     reformats: Sequence[str]
@@ -74,7 +74,7 @@ class Audit:
 
     @property
     def passed(self) -> bool:
-        """Whether every convolution runs in what it asked for."""
+        """True if every convolution runs in what it asked for."""
         return not self.faults
 
 

@@ -35,11 +35,11 @@ class Built:
     engine: bytes
     """The serialised engine: native code."""
     layers: str
-    """What the layers compute in: an inspector's JSON, or the builder's own list; empty if it said nothing."""
+    """Layer report: an inspector's JSON, or the builder's own list; empty if there is none."""
     timing_cache: bytes
-    """What was measured of kernels, for the next build on this GPU."""
+    """Timing cache: kernel timings for the next build on this GPU."""
     seconds: float
-    """What it took."""
+    """Time that it took."""
     lighter: str = ""
     """Why it was built with less than was asked for, and with what; empty if it was not."""
 

@@ -98,7 +98,7 @@ def _run_child(
     timing_cache: bytes,
     on_progress: OnProgress,
 ) -> Built | str:
-    """What a child built, or how it died; raises the error that it reported."""
+    """Result of a child process, or how it died; raises the error that it reported."""
     with tempfile.TemporaryDirectory(prefix="wdsr-edge-") as name:
         folder = Path(name)
         job = {"library": library, "config": config.as_dict(), "precision": precision, "device": device}

@@ -28,7 +28,7 @@ from .config import EngineConfig
 
 LIMIT_BYTES = 2 << 30
 LEFT_S = 86400.0
-"""How old a scratch folder is that no process can still be writing to, in seconds."""
+"""Age of a scratch folder that no process can still be writing to, seconds."""
 
 _LOG = logging.getLogger("wdsr_edge")
 
@@ -39,12 +39,12 @@ _LEFT = re.compile(rf"\.{_OURS.pattern}\..+")
 """Names of what is kept here, and of what a process that was killed left of writing it; others are not touched."""
 
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What reading an entry raises that is not as it was written."""
+"""Errors that reading a damaged entry raises."""
 
 
 @dataclass(frozen=True)
 class Builder:
-    """What an engine depends on, beside what was asked for: it runs with these very ones and no others."""
+    """The environment that an engine depends on, besides its options: it runs with exactly these versions."""
 
     library: str
     """``tensorrt`` or ``tensorrt-rtx``."""
@@ -63,13 +63,13 @@ class Cached:
     engine: bytes
     """The serialised engine."""
     layers: str
-    """What its builder said of its layers; see ``audit``."""
+    """The builder's layer report; see ``audit``."""
     built: str
     """Why it had to be built, in words; empty if it lay there."""
     path: Path
     """Its entry."""
     seconds: float = 0.0
-    """What building it took."""
+    """Time that building it took."""
     lighter: str = ""
     """Why it was built with less than was asked for; empty if it was not."""
 
@@ -126,7 +126,7 @@ class EngineCache:
         return Cached(built.engine, built.layers, found, path, built.seconds, built.lighter)
 
     def configs(self, onnx: bytes, precision: str, builder: Builder) -> list[EngineConfig]:
-        """What engines of a graph for this builder were compiled with, the latest used last."""
+        """Options of the cached engines of a graph for this builder, the latest used last."""
         found, wanted = [], _graph(onnx, precision)
         for path in self.entries():
             with contextlib.suppress(*_DAMAGED, InputError):
@@ -153,7 +153,7 @@ class EngineCache:
         return [path for _, path in sorted(found)]
 
     def _read(self, path: Path, request: Mapping[str, Any], made_by: Mapping[str, Any]) -> Cached | str:
-        """What lies at ``path``, or why it must be built."""
+        """The entry at ``path``, or why it must be built."""
         if not path.is_dir():
             return self._reason(path, request, made_by)
         try:
@@ -237,7 +237,7 @@ class EngineCache:
 
 
 def _graph(onnx: bytes, precision: str) -> dict[str, str]:
-    """What an entry says of the graph."""
+    """The part of an entry that describes the graph."""
     return {"onnx": hashlib.sha256(onnx).hexdigest(), "precision": precision}
 
 

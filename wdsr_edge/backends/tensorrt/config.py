@@ -1,4 +1,4 @@
-"""What an engine is compiled for: shapes, and the options of the builder."""
+"""Compile options of an engine: shapes, and the options of the builder."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Profile:
 
     @property
     def is_static(self) -> bool:
-        """Whether it is for one shape alone."""
+        """True if it is for one shape alone."""
         return self.least == self.most
 
     def rotated(self) -> Profile:
@@ -55,7 +55,7 @@ class Profile:
         return Profile(*(Shape(s.batch, s.width, s.height) for s in (self.least, self.best, self.most)))
 
     def admits(self, shape: Shape) -> bool:
-        """Whether an engine with this profile takes ``shape``."""
+        """True if an engine with this profile takes ``shape``."""
         return all(low <= side <= high for low, side, high in zip(self.least, shape, self.most, strict=True))
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How an engine is compiled. Its precision is in the ONNX file."""
+    """Compile options of an engine. Its precision is in the ONNX file."""
 
     profiles: tuple[Profile, ...]
     """The shapes that it takes; a shape that several take goes to the first of them."""
@@ -77,11 +77,11 @@ class EngineConfig:
     For the GPU at hand it is at most half of what is free, which None stands for; for another one, None is no limit.
     """
     optimization_level: int = 3
-    """How long the builder looks for fast kernels: 0 to 5."""
+    """Effort of the builder's search for fast kernels: 0 to 5."""
     aux_streams: int | None = None
     """Streams beside its own that it may run kernels in; None leaves it to TensorRT."""
     tiling: Tiling = "none"
-    """How hard it looks for tiles of layers that stay in the L2 cache (TensorRT 10.13 and later)."""
+    """Effort of the search for tiles of layers that stay in the L2 cache (TensorRT 10.13 and later)."""
     l2_limit_mib: int | None = None
     """L2 cache that such tiles may take; None is all of it."""
     hardware: Hardware = "this"
@@ -120,7 +120,7 @@ class EngineConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EngineConfig:
-        """What ``as_dict`` gave, once through JSON or not."""
+        """The config that ``as_dict`` gave, also after JSON."""
         profiles = tuple(
             Profile(*(Shape(*found[name]) for name in ("least", "best", "most"))) for found in values["profiles"]
         )

@@ -41,7 +41,7 @@ class Context:
     sr: str
     """The name of its output."""
     sr_shape: tuple[int, ...]
-    """What it makes of its shape."""
+    """Shape of its output."""
     log: Any
     """TensorRT's."""
 
@@ -74,7 +74,7 @@ OpenContext = Callable[[Resources, Any], Context]
 
 
 class Engines:
-    """What a session has of TensorRT: a runtime, and the engines that it loaded."""
+    """TensorRT objects of a session: a runtime, and the engines that it loaded."""
 
     def __init__(self, library: Library, trt: ModuleType, cuda: Cuda, *, graphs: bool, kernels: Path | None) -> None:
         """``kernels``: where TensorRT for RTX keeps what it compiled, in a folder of the owner's alone."""
@@ -89,7 +89,7 @@ class Engines:
 
     @property
     def captures(self) -> bool:
-        """Whether CUDA graphs are left to the session."""
+        """True if CUDA graphs are left to the session."""
         return self._graphs and self._library != "tensorrt-rtx"
 
     def load(self, plan: bytes) -> str:
@@ -120,7 +120,7 @@ class Engines:
         self._runtime = None
 
     def opener(self, key: str, shape: tuple[int, ...], dtype: str) -> OpenContext:
-        """What opens contexts of an engine for batches of ``shape``; BackendError if it does not take them."""
+        """Opener of contexts of an engine for batches of ``shape``; BackendError if it does not take them."""
         trt, engine = self._trt, self._loaded[key]
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         modes = [engine.get_tensor_mode(name) for name in names]
@@ -178,7 +178,7 @@ class Engines:
         return config
 
     def _read_kernels(self, file: Path) -> None:
-        """What does not fit this GPU, driver or version is refused by TensorRT for RTX, and compiled again."""
+        """Read cached kernels; TensorRT for RTX refuses those for another GPU or version, and compiles again."""
         try:
             self._kept = file.read_bytes()
         except OSError:

@@ -47,7 +47,7 @@ _ADVICE = {
 
 
 def is_lost(fault: str) -> bool:
-    """Whether an error's text says that nothing but a new process helps."""
+    """True if an error's text says that nothing but a new process helps."""
     return _LOST in fault
 
 
@@ -88,9 +88,9 @@ class Cuda:
         )
         """Compute capability, 89 for 8.9."""
         self.name = str(self.call("cudaGetDeviceProperties", device).name, "utf-8", "replace").rstrip("\0")
-        """What its vendor calls it."""
+        """The vendor's name."""
         self.integrated = bool(self.attribute("cudaDevAttrIntegrated"))
-        """Whether it shares the CPU's memory, as on a Jetson."""
+        """True if it shares the CPU's memory, as on a Jetson."""
 
     @property
     def bus_id(self) -> str:
@@ -103,7 +103,7 @@ class Cuda:
         return int(self.call("cudaDriverGetVersion")), int(self.call("cudaRuntimeGetVersion"))
 
     def call(self, function: str, *arguments: Any) -> Any:
-        """What ``function`` returns beside its error, which must be none."""
+        """Results of ``function`` without its error code, which must be success."""
         self.refuse_if_forked()
         error, *found = getattr(self.runtime, function)(*arguments)
         if int(error) != 0:
@@ -115,7 +115,7 @@ class Cuda:
 
     @property
     def is_forked(self) -> bool:
-        """Whether this is a forked child, in which CUDA does not work and nothing may be released."""
+        """True if this is a forked child, in which CUDA does not work and nothing may be released."""
         return os.getpid() != self._process
 
     def refuse_if_forked(self) -> None:
@@ -204,7 +204,7 @@ class Resources:
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(int(pointer))), seen
 
     def graph(self, stream: Any, enqueue: Callable[[], None]) -> Any:
-        """What ``enqueue`` puts into ``stream``, to be launched again and again; BackendError if it cannot be had."""
+        """CUDA graph of what ``enqueue`` puts into ``stream``, for repeated launches; BackendError if capture fails."""
         with _without_collection(), self._capturing(stream) as captured:
             enqueue()
         try:

@@ -53,12 +53,12 @@ def open_device_session(
 
 
 def builder_of(library: Library, trt: ModuleType, cuda: Cuda) -> Builder:
-    """What engines for this GPU depend on."""
+    """The environment that engines for this GPU depend on."""
     return Builder(library, str(trt.__version__), cuda.name, cuda.sm)
 
 
 class DeviceEngines:
-    """What a ``TensorRtSession`` asks for the engine of a batch's shape."""
+    """Finds the engine for a batch's shape, for a ``TensorRtSession``."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class DeviceEngines:
         return Plan(found.engine, prove, renew)
 
     def _config_for(self, shape: Shape) -> EngineConfig:
-        """What was asked for; else the best in the cache that takes the shape; else one for this shape alone."""
+        """The config asked for; else the best in the cache that takes the shape; else one for this shape alone."""
         asked, alone = self._gpu.config, (Profile.static(shape.height, shape.width, shape.batch),)
         if asked is not None:
             return asked if asked.profile_of(shape) is not None else dataclasses.replace(asked, profiles=alone)
@@ -196,7 +196,7 @@ class VouchedEngine:
 
 
 def read_beside(path: Path) -> dict[str, str]:
-    """What lies next to an engine in a file: the texts in its JSON; nothing if there is none."""
+    """Texts in the JSON file next to an engine; empty if there is none."""
     return {key: value for key, value in _read_beside(path).items() if isinstance(value, str)}
 
 

@@ -19,7 +19,7 @@ MODULES: dict[Library, tuple[str, ...]] = {
 _LOG_NAME = "_wdsr_edge_log"
 
 OLDEST: dict[Library, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 7)}
-"""What the strongly typed path needs."""
+"""Oldest supported releases: the first with strongly typed networks."""
 
 
 def open_library(library: Library) -> ModuleType:

@@ -60,9 +60,9 @@ class TensorRtSession:
         """
         self._cuda, self._plan_for = cuda, plan_for
         self.in_flight = slots
-        """How many batches it works on at a time."""
+        """Number of batches in flight."""
         self.activation_bytes = cuda.memory // 8
-        """What the widest activation of one window should take at most."""
+        """Limit of the widest activation of one window, bytes."""
         self._lock, self._building = threading.Lock(), threading.Lock()
         self._shapes: dict[tuple[int, ...], tuple[str, Slots]] = {}
         self._fault = ""

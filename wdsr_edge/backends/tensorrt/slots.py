@@ -28,7 +28,7 @@ Batch = NDArray[Any]
 
 @dataclass(frozen=True)
 class Timing:
-    """How long the parts of one batch took on the GPU, ms."""
+    """Times of the parts of one batch on the GPU, ms."""
 
     upload_ms: float
     """Host to device; 0 where memory is shared."""
@@ -50,7 +50,7 @@ class Ticket:
         self.timing: Timing | None = None
         """Once there is a result."""
         self.session: Callable[[], object] = lambda: None
-        """What it is a ticket of, if that is still there."""
+        """The batch of this ticket, if it still exists."""
 
     def result(self) -> Batch:
         """The enlarged batch, which belongs to the caller; waits for it. Raises BackendError if the GPU failed."""
@@ -183,7 +183,7 @@ class Slot:
         self._ticket = None
 
     def fetch(self) -> tuple[Batch, Timing]:
-        """What the batch in flight has become."""
+        """Outcome of the batch in flight."""
         self._cuda.select()
         self._cuda.call("cudaEventSynchronize", self._downloaded)
         times = [self._elapsed(*pair) for pair in pairwise((self._began, self._uploaded, self._computed))]

@@ -22,15 +22,15 @@ class Target:
     """A device."""
 
     name: str
-    """What it is called here."""
+    """Name in this project."""
     device: str
-    """What its vendor calls it."""
+    """The vendor's name."""
     library: Library
-    """What compiles for it: TensorRT for RTX does so on any machine, TensorRT only on the device itself."""
+    """Library that compiles for it: TensorRT for RTX on any machine, TensorRT only on the device itself."""
     sm: int
     """Its compute capability, 89 for 8.9."""
     dla_cores: int = 0
-    """How many deep learning accelerators it has (NVIDIA's data sheets of the modules)."""
+    """Number of deep learning accelerators it has (NVIDIA's data sheets of the modules)."""
 
 
 def target_names() -> list[str]:
@@ -66,7 +66,7 @@ def compile_line(bundle: str, kinds: Sequence[Precision], config: EngineConfig) 
 
 
 def trtexec_line(onnx: str, engine: str, config: EngineConfig) -> str:
-    """What builds the same engine with TensorRT's own tool, on the device (NVIDIA, TensorRT command-line programs).
+    """Command that builds the same engine on the device with trtexec (NVIDIA, TensorRT command-line programs).
 
     Raises InputError for tiling and hardware compatibility, which not every TensorRT on a device has.
     """

@@ -1,4 +1,4 @@
-"""What files of weights do not hold: how each project feeds its networks."""
+"""Input conventions of each project, which weights files do not hold."""
 
 from __future__ import annotations
 

@@ -142,6 +142,6 @@ def shown(name: str, tensor: Tensor) -> str:
 
 
 def printable(text: str, longest: int = 100) -> str:
-    """What a file says, on one line of bearable length."""
+    """Text of a file, on one line of limited length."""
     text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= longest else f"{text[: longest - 40]}...{text[-30:]}"

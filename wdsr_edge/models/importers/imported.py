@@ -36,7 +36,7 @@ class Imported:
     given: frozenset[str]
     """Which of mean, std and res_scale the caller gave; the others are what the origin uses."""
     notes: tuple[str, ...]
-    """What else was found or done, one line each."""
+    """Notes, one line each."""
 
 
 def import_weights(

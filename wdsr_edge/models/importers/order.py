@@ -51,7 +51,7 @@ def _try(convs: Sequence[Convolution]) -> Match | None:
 
 
 def _rises(convs: Iterable[Convolution]) -> bool:
-    """Whether names that differ in numbers alone stand in the order of those."""
+    """True if names that differ in numbers alone stand in the order of those."""
     last: dict[str, tuple[int, ...]] = {}
     for conv in convs:
         pattern, numbers = _pattern(conv.layer)
@@ -128,7 +128,7 @@ def _check_words(found: Match) -> None:
 
 
 def _letters(a: str, b: str) -> bool:
-    """Whether two words differ in one letter as ``conv_a`` and ``conv_b`` do."""
+    """True if two words differ in one letter as ``conv_a`` and ``conv_b`` do."""
     return len(a) == len(b) and sum(x != y for x, y in zip(a, b, strict=True)) == 1
 
 

@@ -22,7 +22,7 @@ MOST_NAMES = 100_000
 
 
 class Refused(Exception):
-    """What is wrong with the file."""
+    """The fault of the file."""
 
 
 def weights(root: Any) -> Iterator[tuple[str, str, Any]]:
@@ -72,12 +72,12 @@ def _members(group: Any) -> list[str]:
 
 
 def _holds(group: Any, name: str) -> bool:
-    """Whether there is such a link, without following it."""
+    """True if there is such a link, without following it."""
     return isinstance(group, h5py.Group) and bool(name) and group.id.links.exists(name.encode())
 
 
 def _child(group: Any, path: str) -> Any:
-    """What ``path`` leads to by hard links alone: soft and external ones could lead into other files."""
+    """The object at ``path``, through hard links alone: soft and external ones could lead into other files."""
     for part in path.split("/"):
         if not _holds(group, part):
             raise Refused(f"{_cut(path)} in {_cut(group.name)} is missing")
