@@ -83,9 +83,9 @@ def check_name(path: Path) -> None:
     """InputError if no file or folder can have the name of ``path`` on this system."""
     name = path.name
     if not name or name == ".." or "\0" in str(path) or len(os.fsencode(name)) > 255:
-        raise InputError(f"{str(path)[:100]!r} is no name for a file: choose another")
+        raise InputError(f"{str(path)[:100]!r} is not a name for a file: choose another")
     if sys.platform == "win32" and any(map(_refused_by_windows, path.parts[path.anchor != "" :])):
-        raise InputError(f"{str(path)[:100]!r} is no name for a file on Windows: choose another")
+        raise InputError(f"{str(path)[:100]!r} is not a name for a file on Windows: choose another")
 
 
 def place_of(path: Path) -> str:
@@ -99,7 +99,7 @@ def place_of(path: Path) -> str:
 
 @lru_cache(1024)
 def _folds_case(folder: Path) -> bool:
-    """True if ``a`` and ``A`` are one name in a folder, as on Windows and macOS as a rule; told by what lies there."""
+    """True if ``a`` and ``A`` are one name in a folder, as on Windows and macOS usually; told by what lies there."""
     try:
         names = next(([name] for name in os.listdir(folder) if name != name.swapcase()), [])
         for name in names:
@@ -136,7 +136,7 @@ def check_folder(path: Path, *, keep: bool = True) -> None:
     ``keep=False`` leaves no folder where there was none.
     """
     if "\0" in str(path):
-        raise InputError(f"{str(path)[:100]!r} is no name for a folder: choose another")
+        raise InputError(f"{str(path)[:100]!r} is not a name for a folder: choose another")
     gone = not keep and not path.is_dir()
     shutil.rmtree(_scratch(path, ".check.", path))
     if gone:

@@ -66,7 +66,7 @@ def _raise(number: int, frame: object) -> None:
 
 
 def _unraisable(found: sys.UnraisableHookArgs) -> None:
-    """Ctrl-C while an object was collected is no bug to be printed."""
+    """Ctrl-C while an object was collected is not a bug to be printed."""
     if not issubclass(found.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(found)
 

@@ -135,7 +135,7 @@ class Bundle:
         data = self.read(name)
         width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
         if not data.startswith(b"\x89PNG\r\n\x1a\n") or not 0 < width * height <= _LARGEST_GOLDEN:
-            raise BundleError(f"{self.path}: {name} is no PNG of at most {_LARGEST_GOLDEN} pixels")
+            raise BundleError(f"{self.path}: {name} is not a PNG of at most {_LARGEST_GOLDEN} pixels")
         try:
             with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
                 warnings.simplefilter("ignore")
@@ -196,9 +196,9 @@ def check_target(path: str | os.PathLike[str]) -> Path:
         try:
             read_manifest(target)
         except BundleError as error:
-            raise InputError(f"{target} exists and is no bundle: choose another output directory") from error
+            raise InputError(f"{target} exists and is not a bundle: choose another output directory") from error
     elif target.exists() and not target.is_dir():
-        raise InputError(f"{target} exists and is no bundle: choose another output directory")
+        raise InputError(f"{target} exists and is not a bundle: choose another output directory")
     check_folder(target.absolute().parent)
     return target
 
@@ -231,7 +231,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no number there")
+    raise ValueError(f"{word} is not a number there")
 
 
 def _read_file(directory: Path, name: str, largest: int) -> bytes:
@@ -248,7 +248,7 @@ def _read_file(directory: Path, name: str, largest: int) -> bytes:
         with open(path, "rb", opener=lambda place, mode: os.open(place, mode | flags)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > largest:
-                raise BundleError(f"{directory}: {name} is no regular file of at most {largest >> 20} MiB")
+                raise BundleError(f"{directory}: {name} is not a regular file of at most {largest >> 20} MiB")
             return file.read(largest)
     except OSError as error:
         raise BundleError(f"{directory}: {name} cannot be read ({error.strerror})") from error

@@ -109,7 +109,7 @@ class ModelConfig:
         match = _NAME.fullmatch(name) if isinstance(name, str) else None
         if match is None:
             raise InputError(
-                f"{name!r} is no model name: expected ARCH-BLOCKSxCHANNELS-xSCALE such as wdsr-b-3x32-x2, "
+                f"{name!r} is not a model name: expected ARCH-BLOCKSxCHANNELS-xSCALE such as wdsr-b-3x32-x2, "
                 "with ARCH edsr, wdsr-a or wdsr-b and SCALE 2, 3 or 4"
             )
         arch, blocks, channels, scale = match.groups()

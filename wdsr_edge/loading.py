@@ -242,7 +242,7 @@ def find_bundle(path_or_name: str | os.PathLike[str]) -> Path:
         raise InputError(f"a model is named by a string or a path, got {type(path_or_name).__name__}")
     text = os.fspath(path_or_name)
     if len(text) > 4000 or "\0" in text:
-        raise InputError(f"{text[:60]!r}... is no path and no name of a model")
+        raise InputError(f"{text[:60]!r}... is not a path or the name of a model")
     in_zoo = _in_zoo(text)
     if os.path.isdir(text) and in_zoo:
         _LOG.warning("the folder %s is taken, not the zoo's model of that name: name it ./%s to say so", text, text)

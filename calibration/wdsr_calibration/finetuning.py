@@ -101,5 +101,5 @@ def _checked(scales: Mapping[str, Any], network: Network) -> dict[str, float]:
     found = {name: float(scales[name]) for name in network.tensors}
     for name, scale in found.items():
         if not (math.isfinite(scale) and float(representable(torch.tensor(scale))) == scale):
-            raise ValueError(f"the scale of {name} is no positive FP16 number")
+            raise ValueError(f"the scale of {name} is not a positive FP16 number")
     return found

@@ -116,7 +116,7 @@ HOSTILE = {
     "a scale is missing": changed(lambda int8: int8["scales"].popitem()),
     "a scale of zero": changed(lambda int8: int8["scales"].update(head=0)),
     "a negative scale": changed(lambda int8: int8["scales"].update(head=-1)),
-    "a scale that is no number": changed(lambda int8: int8["scales"].update(head="x")),
+    "a scale that is not a number": changed(lambda int8: int8["scales"].update(head="x")),
     "an infinite scale": changed(lambda int8: int8["scales"].update(head=float("inf"))),
     "a scale below FP16": changed(lambda int8: int8["scales"].update(head=1e-300)),
     "a scale of 400 digits": changed(lambda int8: int8["scales"].update(head=10**400)),

@@ -128,7 +128,7 @@ def test_what_is_no_bundle_is_not_replaced(kind: str, good: Path, tmp_path: Path
         else:
             target.symlink_to(tmp_path / "real")
     before = contents(tmp_path)
-    with pytest.raises(InputError, match="no bundle"):
+    with pytest.raises(InputError, match="is not a bundle"):
         write_bundle(target, CONFIG, files_of(good), {})
     assert contents(tmp_path) == before
 

@@ -149,7 +149,7 @@ def test_one_channel_is_a_network_too(arch: str) -> None:
     ],
 )
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="is no model name"):
+    with pytest.raises(InputError, match="is not a model name"):
         ModelConfig.from_name(name)
 
 

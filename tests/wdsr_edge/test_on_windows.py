@@ -81,10 +81,10 @@ def test_upscale_writes_over_a_file_in_another_case(tmp_path: Path, photo: Path)
     ("output", "words"),
     [
         ("IN.PNG", "is an input and would be lost"),
-        ("con.png", "is no name for a file on Windows"),
-        ("NUL", "is no name for a file on Windows"),
-        ("aux/x.png", "is no name for a file on Windows"),
-        ("a?.png", "is no name for a file on Windows"),
+        ("con.png", "is not a name for a file on Windows"),
+        ("NUL", "is not a name for a file on Windows"),
+        ("aux/x.png", "is not a name for a file on Windows"),
+        ("a?.png", "is not a name for a file on Windows"),
     ],
 )
 def test_upscale_refuses_what_windows_would_lose(output: str, words: str, tmp_path: Path, photo: Path) -> None:

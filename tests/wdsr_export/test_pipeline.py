@@ -213,7 +213,7 @@ def test_a_model_that_cannot_be_folded_writes_nothing(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("precious")
-    with pytest.raises(InputError, match="no bundle"):
+    with pytest.raises(InputError, match="is not a bundle"):
         quick(small(), tmp_path / "home")
     assert contents(tmp_path / "home") == {"thesis.txt": b"precious"}
 

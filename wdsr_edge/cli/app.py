@@ -116,7 +116,7 @@ def main() -> None:
         _interrupt.unwind()
         code = app([word for i, word in enumerate(words) if word != "--debug" or i > end], standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:  # who read standard output has gone, which is no error of anybody's
+    except BrokenPipeError:  # whoever read standard output has gone, which is nobody's error
         let_go()
         code = 1
     except (KeyboardInterrupt, typer.Abort):

@@ -84,10 +84,10 @@ def run(
     from ..models import load_model
 
     if is_checkpoint(model):
-        raise InputError(f"{model} is no bundle: make one of it with wdsr-edge deploy, which calibrates as well")
+        raise InputError(f"{model} is not a bundle: make one of it with wdsr-edge deploy, which calibrates as well")
     if model.endswith(".onnx"):
         raise InputError(
-            f"{model} is no bundle: INT8 is made of a network's weights, so deploy its checkpoint (wdsr-edge import "
+            f"{model} is not a bundle: INT8 is made of a network's weights, so deploy its checkpoint (wdsr-edge import "
             "reads those of other projects)"
         )
     bundle = Bundle.load(find_bundle(model))

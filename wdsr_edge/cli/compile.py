@@ -226,7 +226,7 @@ def _profiles(sizes: Sequence[str] | None, ranges: Sequence[str] | None, portrai
     for text in ranges or ():
         parts = text.split(",")
         if len(parts) != 3:
-            raise InputError(f"{text!r} is no profile: expected MIN,BEST,MAX, such as 64x64,480x270,1280x720")
+            raise InputError(f"{text!r} is not a profile: expected MIN,BEST,MAX, such as 64x64,480x270,1280x720")
         found.append(Profile(*(Shape(1, *parse_size(part)) for part in parts)))
     turned = [profile.rotated() for profile in found] if portrait else []
     return tuple(dict.fromkeys([*found, *turned]))

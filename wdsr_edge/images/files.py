@@ -141,7 +141,7 @@ def _decoded(
     if not deep:
         image.load()
     exif = Image.Exif()
-    with suppress(Exception):  # a damaged EXIF block is no reason to lose the photo
+    with suppress(Exception):  # a damaged EXIF block is not a reason to lose the photo
         exif = image.getexif()
     if deep:
         pixels, grey = read_deep(path, "PNG")

@@ -141,8 +141,8 @@ def test_the_manifest_that_ships_wants_its_images(wdsr_edge: Command, photos: st
         ([MODEL], ["--images"]),
         ([MODEL, "--images", "none"], ["none"]),
         (["none", "--images", "photos"], ["no model 'none'"]),
-        (["net.safetensors", "--images", "photos"], ["net.safetensors is no bundle", "deploy"]),
-        (["net.onnx", "--images", "photos"], ["net.onnx is no bundle", "weights", "import"]),
+        (["net.safetensors", "--images", "photos"], ["net.safetensors is not a bundle", "deploy"]),
+        (["net.onnx", "--images", "photos"], ["net.onnx is not a bundle", "weights", "import"]),
         ([MODEL, "--images", "photos", "--max-drop", "-1"], ["budget", "-1"]),
         ([MODEL, "--images", "photos", "--max-drop", "nan"], ["budget"]),
         ([MODEL, "--images", "photos", "--ranges", "guess"], ["ranges", "min-max"]),
@@ -151,7 +151,7 @@ def test_the_manifest_that_ships_wants_its_images(wdsr_edge: Command, photos: st
         ([MODEL, "--images", "photos", "--crops", "0"], ["crops"]),
         ([MODEL, "--images", "photos", "--manifest", "div3k"], ["div3k", "div2k"]),
         ([MODEL, "--images", "photos", "--images", "photos", "--manifest", "div2k"], ["--manifest takes one"]),
-        ([MODEL, "--images", "photos", "-o", "photos"], ["photos exists and is no bundle"]),
+        ([MODEL, "--images", "photos", "-o", "photos"], ["photos exists and is not a bundle"]),
     ],
 )
 def test_bad_input_is_one_line(wdsr_edge: Command, photos: str, arguments: list[str], words: list[str]) -> None:

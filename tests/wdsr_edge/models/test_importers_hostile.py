@@ -277,20 +277,20 @@ BAD_TENSORS: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     "sparse": (lambda: with_(head__weight=HEAD.to_sparse()), "head.weight is sparse, nested, quantised or"),
     "meta": (lambda: with_(head__weight=HEAD.to("meta")), "head.weight is sparse, nested, quantised or"),
     "colours exchanged": (lambda: with_(x__weight=torch.eye(3).flip(0).view(3, 3, 1, 1)), r"x\.weight \[3, 3, 1, 1\]"),
-    "empty": (lambda: with_(head__weight=torch.zeros(0, 3, 3, 3)), r"head\.weight \[0, 3, 3, 3\] is no kernel"),
-    "scalar": (lambda: with_(head__weight=torch.tensor(1.0)), r"head\.weight \[\] is no kernel"),
-    "not square": (lambda: with_(head__weight=torch.ones(8, 3, 3, 1)), "is no kernel"),
-    "7x7": (lambda: with_(head__weight=torch.ones(8, 3, 7, 7)), "is no kernel .* of size 1, 3 or 5"),
+    "empty": (lambda: with_(head__weight=torch.zeros(0, 3, 3, 3)), r"head\.weight \[0, 3, 3, 3\] is not a kernel"),
+    "scalar": (lambda: with_(head__weight=torch.tensor(1.0)), r"head\.weight \[\] is not a kernel"),
+    "not square": (lambda: with_(head__weight=torch.ones(8, 3, 3, 1)), "is not a kernel"),
+    "7x7": (lambda: with_(head__weight=torch.ones(8, 3, 7, 7)), "is not a kernel .* of size 1, 3 or 5"),
     "a view without end": (lambda: with_(head__weight=torch.zeros(1).expand(2**40, 3, 3, 3)), "more than 1 GiB"),
     "batch norm": (
         lambda: with_(head__1__weight=torch.ones(8), head__1__running_mean=torch.ones(8)),
         r"head\.1\.(weight|running_mean) \[8\] is no",
     ),
-    "PReLU": (lambda: with_(body__0__1__weight=torch.ones(1)), r"body\.0\.1\.weight \[1\] is no kernel"),
-    "a factor of its own": (lambda: with_(body__0__scale=torch.tensor(0.1)), r"body\.0\.scale \[\] is no part"),
+    "PReLU": (lambda: with_(body__0__1__weight=torch.ones(1)), r"body\.0\.1\.weight \[1\] is not a kernel"),
+    "a factor of its own": (lambda: with_(body__0__scale=torch.tensor(0.1)), r"body\.0\.scale \[\] is not part"),
     "a bias of another length": (
         lambda: with_(head__bias=torch.ones(9)),
-        r"head\.bias \[9\] is no bias of head\.weight",
+        r"head\.bias \[9\] is not a bias of head\.weight",
     ),
     "v without g": (lambda: with_(head__weight=None, head__weight_v=HEAD), r"head\.weight_v .* lacks its g"),
     "g without v": (
@@ -304,7 +304,7 @@ BAD_TENSORS: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     ),
     "norm over inputs": (
         lambda: with_(head__weight=None, head__weight_v=HEAD, head__weight_g=torch.ones(1, 3, 1, 1)),
-        r"head\.weight_g \[1, 3, 1, 1\] is no weight norm over outputs",
+        r"head\.weight_g \[1, 3, 1, 1\] is not a weight norm over outputs",
     ),
     "norm of the whole": (
         lambda: with_(
@@ -312,11 +312,11 @@ BAD_TENSORS: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
             head__parametrizations__weight__original1=HEAD,
             head__parametrizations__weight__original0=torch.tensor(2.0),
         ),
-        r"original0 \[\] is no weight norm over outputs",
+        r"original0 \[\] is not a weight norm over outputs",
     ),
-    "a name of two lines": (lambda: {**plain(), "a\nb": torch.ones(2, 2)}, r"a\\nb \[2, 2\] is no part"),
+    "a name of two lines": (lambda: {**plain(), "a\nb": torch.ones(2, 2)}, r"a\\nb \[2, 2\] is not part"),
     "a name without end": (lambda: {**plain(), "a." * 50_000: torch.ones(2, 2)}, "a tensor name of 100000 letters"),
-    "a number without end": (lambda: {**plain(), "9" * 900: torch.ones(2, 2)}, r"999\.\.\.999+ \[2, 2\] is no part"),
+    "a number without end": (lambda: {**plain(), "9" * 900: torch.ones(2, 2)}, r"999\.\.\.999+ \[2, 2\] is not part"),
 }
 
 
@@ -359,17 +359,17 @@ def without(*names: str) -> dict[str, Tensor]:
 BAD_NETWORKS: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     "grey": (
         lambda: with_(skip__weight=torch.ones(4, 1, 5, 5), skip__bias=None),
-        r"skip\.weight \[4, 1, 5, 5\] is no skip",
+        r"skip\.weight \[4, 1, 5, 5\] is not a skip",
     ),
-    "x5": (lambda: plain(scale=5), r"skip\.weight \[75, 3, 5, 5\] is no skip of a WDSR.*scale 2, 3 or 4"),
-    "two skips": (lambda: with_(more__weight=torch.ones(12, 3, 5, 5)), "is no skip of a WDSR: expected one"),
-    "no skip": (lambda: without("skip"), "not those of an EDSR .without a 5x5 skip it is no WDSR."),
+    "x5": (lambda: plain(scale=5), r"skip\.weight \[75, 3, 5, 5\] is not a skip of a WDSR.*scale 2, 3 or 4"),
+    "two skips": (lambda: with_(more__weight=torch.ones(12, 3, 5, 5)), "is not a skip of a WDSR: expected one"),
+    "no skip": (lambda: without("skip"), "not those of an EDSR .without a 5x5 skip it is not a WDSR."),
     "no head": (lambda: without("head"), "not those of a WDSR: no 3x3 head"),
     "no tail": (lambda: without("tail"), "no 3x3 tail from the head's channels to 12"),
     "no blocks": (lambda: without("body"), r"no blocks between head\.weight \[8, 3, 3, 3\] and tail"),
     "a width of no multiple": (
         lambda: plain(wide=20),
-        r"\.0\.0\.weight \[20, .* 20 is no multiple of 8",
+        r"\.0\.0\.weight \[20, .* 20 is not a multiple of 8",
     ),
     "65 times as wide": (lambda: plain(wide=65 * 8), "expansion must be an integer from 0 to 64"),
     "high rank": (lambda: plain(low=9), r"body\.0\.2\.weight \[9, 24, 1, 1\] cannot be the low-rank part"),

@@ -62,7 +62,7 @@ class Context:
 
 
 class NotLoaded(BackendError):
-    """TensorRT does not take a serialised engine, as a rule since it is of another version or for another GPU."""
+    """TensorRT does not take a serialised engine, usually since it is of another version or for another GPU."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"the engine cannot be loaded ({why}): build it again on this machine")
@@ -142,7 +142,7 @@ class Engines:
         faults = self._log.listen()
         context = engine.create_execution_context(self._strategy(engine))
         if context is None:
-            raise OutOfMemory(f"no execution context ({'; '.join(faults) or 'as a rule the memory is full'})")
+            raise OutOfMemory(f"no execution context ({'; '.join(faults) or 'usually the memory is full'})")
         if not context.set_optimization_profile_async(profile, int(stream)):
             raise BackendError(f"the engine refused its profile {profile}: {'; '.join(faults)}")
         self._cuda.call("cudaStreamSynchronize", stream)

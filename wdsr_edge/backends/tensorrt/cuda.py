@@ -57,7 +57,7 @@ def keep_for_ever(thing: Any) -> None:
 
 
 class OutOfMemory(BackendError):
-    """The GPU's memory is full, which is no harm to what runs."""
+    """The GPU's memory is full, which does no harm to what runs."""
 
 
 class Cuda:

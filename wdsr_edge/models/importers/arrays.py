@@ -55,7 +55,7 @@ def _array(*_: object) -> Array:
 
 
 def _scalar(kind: Dtype, data: object = b"") -> bool | int | float | None:
-    """In place of ``numpy._core.multiarray.scalar``; None for what is no number."""
+    """In place of ``numpy._core.multiarray.scalar``; None for what is not a number."""
     if not isinstance(kind, Dtype) or kind.dtype is None or not isinstance(data, bytes):
         return None
     if len(data) != kind.dtype.itemsize:

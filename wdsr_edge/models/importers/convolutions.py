@@ -26,7 +26,7 @@ class Part(NamedTuple):
     layer: str
     """Of the file; tensors of the same layer make one convolution."""
     role: Role
-    """``kernel`` may be weight-normed, ``v`` must be; ``other`` is no part of a convolution by its name."""
+    """``kernel`` may be weight-normed, ``v`` must be; ``other`` is not part of a convolution by its name."""
     name: str
     """Of the tensor in the file."""
     tensor: Tensor
@@ -67,10 +67,10 @@ class Convolution:
 
 
 def assemble(parts: Iterable[Part]) -> tuple[list[Convolution], list[str]]:
-    """Every convolution in the order of ``parts``, and the names of tensors that are no weights and were left out.
+    """Every convolution in the order of ``parts``, and the names of tensors that are not weights and were left out.
 
     Left out are counters and colours (integers, and three numbers that belong to no convolution). Raises
-    CheckpointError naming any other tensor that is no part of a convolution, or is not finite, real and dense.
+    CheckpointError naming any other tensor that is not part of a convolution, or is not finite, real and dense.
     """
     layers: dict[str, dict[str, Part]] = {}
     left_out, size = [], 0
@@ -96,7 +96,7 @@ def assemble(parts: Iterable[Part]) -> tuple[list[Convolution], list[str]]:
             raise CheckpointError(f"{shown(*roles['g'][2:])} is the g of a weight norm, but the file lacks its v")
         for part in roles.values():
             if part.tensor.numel() != 3 and (part.tensor.dim() or part.tensor.is_floating_point()):
-                raise CheckpointError(f"{shown(part.name, part.tensor)} is no part of a convolution")
+                raise CheckpointError(f"{shown(part.name, part.tensor)} is not part of a convolution")
             left_out.append(part.name)
     return convolutions, left_out
 
@@ -104,13 +104,15 @@ def assemble(parts: Iterable[Part]) -> tuple[list[Convolution], list[str]]:
 def _convolution(kernel: Part, g: Part | None, bias: Part | None) -> Convolution:
     shape = tuple(kernel.tensor.shape)
     if len(shape) != 4 or shape[2:] not in ((1, 1), (3, 3), (5, 5)) or 0 in shape:
-        raise CheckpointError(f"{shown(*kernel[2:])} is no kernel [outputs, inputs, size, size] of size 1, 3 or 5")
+        raise CheckpointError(f"{shown(*kernel[2:])} is not a kernel [outputs, inputs, size, size] of size 1, 3 or 5")
     if kernel.role == "v" and g is None:
         raise CheckpointError(f"{shown(*kernel[2:])} is weight-normed, but the file lacks its g")
     if g is not None and tuple(g.tensor.shape) not in (shape[:1], (shape[0], 1, 1, 1)):
-        raise CheckpointError(f"{shown(*g[2:])} is no weight norm over outputs: {shown(*kernel[2:])} needs {shape[:1]}")
+        raise CheckpointError(
+            f"{shown(*g[2:])} is not a weight norm over outputs: {shown(*kernel[2:])} needs {shape[:1]}"
+        )
     if bias is not None and tuple(bias.tensor.shape) != shape[:1]:
-        raise CheckpointError(f"{shown(*bias[2:])} is no bias of {shown(*kernel[2:])}")
+        raise CheckpointError(f"{shown(*bias[2:])} is not a bias of {shown(*kernel[2:])}")
     made = Convolution(
         kernel.layer,
         kernel.name,

@@ -35,7 +35,7 @@ def match(convs: Sequence[Convolution]) -> Match:
         outputs, inputs, _ = skip.shape
         if len(skips) > 1 or inputs != 3 or outputs not in _SCALES:
             raise CheckpointError(
-                f"{skip} is no skip of a WDSR: expected one 5x5 convolution, from RGB to 12, 27 or 48 channels "
+                f"{skip} is not a skip of a WDSR: expected one 5x5 convolution, from RGB to 12, 27 or 48 channels "
                 "(scale 2, 3 or 4)"
             )
     others = [conv for conv in convs if conv not in skips]
@@ -58,7 +58,7 @@ def _first_that_fits(convs: Sequence[Convolution], outputs: int, read: Reading) 
             errors.append(error)
     if errors:
         raise errors[0]
-    kind = "an EDSR (without a 5x5 skip it is no WDSR)" if outputs == 3 else "a WDSR"
+    kind = "an EDSR (without a 5x5 skip it is not a WDSR)" if outputs == 3 else "a WDSR"
     listed = ", ".join(map(str, convs[:3]))
     raise CheckpointError(
         f"its convolutions are not those of {kind}: no 3x3 head from RGB, or no 3x3 tail from the head's channels to "
@@ -83,7 +83,7 @@ def _wdsr(scale: int, skip: Convolution, head: Convolution, between: Sequence[Co
     arch, length = ("wdsr-b", 3) if size == 1 else ("wdsr-a", 2)
     what = f"a {arch} block of {c} channels"
     if wide % c:
-        raise CheckpointError(f"{between[0]} cannot start {what}: {wide} is no multiple of {c}")
+        raise CheckpointError(f"{between[0]} cannot start {what}: {wide} is not a multiple of {c}")
     low = between[1].shape[0] if len(between) > 1 and arch == "wdsr-b" else c
     if low > c:
         raise CheckpointError(f"{between[1]} cannot be the low-rank part of {what}: {low} outputs are more than {c}")

@@ -60,14 +60,14 @@ def _names(group: Any, attribute: str) -> list[str]:
         if found.shape in (None, (0,)):  # Keras leaves the list of a layer without weights so
             continue
         if h5py.check_string_dtype(found.dtype) is None or len(found.shape) != 1 or found.shape[0] > MOST_NAMES:
-            raise Refused(f"{name} of {_cut(group.name)} is no list of names")
+            raise Refused(f"{name} of {_cut(group.name)} is not a list of names")
         names += [text.decode() if isinstance(text, bytes) else str(text) for text in group.attrs[name]]
     return names
 
 
 def _members(group: Any) -> list[str]:
     if not isinstance(group, h5py.Group) or len(group) > MOST_NAMES:
-        raise Refused(f"{_cut(group.name)} is no group of layers")
+        raise Refused(f"{_cut(group.name)} is not a group of layers")
     return list(group)
 
 
@@ -99,7 +99,7 @@ def _by_number(name: str) -> tuple[int, str]:
 def read(dataset: Any, name: str, left: int) -> NDArray[np.float32] | None:
     """A dataset of at most ``left`` bytes as float32; None for a flag."""
     if not isinstance(dataset, h5py.Dataset):
-        raise Refused(f"{_cut(name)} is no dataset")
+        raise Refused(f"{_cut(name)} is not a dataset")
     if dataset.shape == () and dataset.dtype.kind in "biu":
         return None
     creation = dataset.id.get_create_plist()

@@ -36,7 +36,7 @@ class Found(NamedTuple):
 
     match: Match
     left_out: list[str]
-    """Tensors that are no weights."""
+    """Tensors that are not weights."""
     notes: list[str]
     """Where it was found, one line each; none if the file holds nothing else."""
 

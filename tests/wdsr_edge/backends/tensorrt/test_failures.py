@@ -114,7 +114,7 @@ def test_a_session_that_could_not_be_made_ends_quietly(onnx: Path, code: Code, m
     ("method", "words"),
     [
         ("deserialize_cuda_engine", r"cannot be loaded \(it is for another GPU or version\): build it again"),
-        ("create_execution_context", r"no execution context \(as a rule the memory is full\)"),
+        ("create_execution_context", r"no execution context \(usually the memory is full\)"),
         ("execute_async_v3", r"could not be started \(TensorRT did not say why\)"),
     ],
 )
