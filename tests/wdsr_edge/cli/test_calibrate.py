@@ -18,6 +18,7 @@ from wdsr_edge.backends import ON_CPU
 from wdsr_edge.config import ModelConfig
 from wdsr_edge.images import samples
 from wdsr_edge.images.drawn import KINDS
+from wdsr_edge.loading import ZOO
 from wdsr_edge.models import save_checkpoint
 
 MODEL = "wdsr-b-1x32-x2"
@@ -44,7 +45,7 @@ def test_it_adds_int8_to_a_bundle(wdsr_edge: Command, photos: str) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["met"], report["bundle"]) == (True, "out")
-    bundle, before = Bundle.load("out"), Bundle.load(samples.PHOTOS.parent / "zoo" / MODEL)
+    bundle, before = Bundle.load("out"), Bundle.load(ZOO / MODEL)
     assert bundle.graphs == ("fp32", "fp16", "int8", "int8-cpu")
     for name in before.manifest["files"]:
         if "int8" not in name and "calibration" not in name:

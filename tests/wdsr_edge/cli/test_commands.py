@@ -194,10 +194,7 @@ def test_deploy_makes_a_bundle_that_runs(tmp_path: Path, small_photo: Path) -> N
     again = wdsr_edge("upscale", small_photo, "-m", bundle, "-o", tmp_path / "big.png")
     assert again.returncode == 0, again.stderr
     manifest = json.loads((bundle / "manifest.json").read_text())
-    assert (
-        manifest["training"]
-        == json.loads((samples.PHOTOS.parent / "zoo" / MODEL / "manifest.json").read_text())["training"]
-    )
+    assert manifest["training"] == json.loads((ZOO / MODEL / "manifest.json").read_text())["training"]
 
 
 def test_deploy_table_says_that_there_is_no_gpu(tmp_path: Path, small_photo: Path) -> None:

@@ -117,7 +117,7 @@ BRANCHES = {
 }
 """The condition that each name stands under, in engine_build, that not every release has."""
 
-EVERY = [*Path(str(engine_build.__file__)).parents[1].rglob("*.py")]
+EVERY = [*Path(str(engine_build.__file__)).parents[2].rglob("*.py")]
 
 
 def tree_of(module: ModuleType) -> ast.Module:

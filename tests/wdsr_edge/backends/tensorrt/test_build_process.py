@@ -151,7 +151,7 @@ def test_code_in_the_working_folder_is_not_run(tmp_path: Path, monkeypatch: pyte
 
 
 PARENT = """
-from tests.wdsr_edge.backends.test_build_process import CONFIG, ONNX, build_apart
+from tests.wdsr_edge.backends.tensorrt.test_build_process import CONFIG, ONNX, build_apart
 
 build_apart("tensorrt-rtx", ONNX, CONFIG, precision="fp16")
 """

@@ -253,7 +253,7 @@ def test_threads_that_ask_at_once_build_once(tmp_path: Path) -> None:
 
 CHILD = """
 import os, signal, sys, time
-from tests.wdsr_edge.backends.test_engine_cache import EngineCache, Workshop, get
+from tests.wdsr_edge.backends.tensorrt.test_cache import EngineCache, Workshop, get
 
 def build(timing_cache):
     print("building", flush=True)
