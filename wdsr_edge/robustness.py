@@ -63,13 +63,13 @@ def lanczos(image: Rgb, scale: int) -> Rgb:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 
-def degraded(pairs: Iterable[Pair], degradation: Degradation, name: str) -> Iterator[Pair]:
-    """``pairs`` with LR pictures made by ``degradation``; what is drawn depends on the image's name and ``name``."""
+def degraded(pairs: Iterable[Pair], degradation: str) -> Iterator[Pair]:
+    """``pairs`` with LR pictures made by ``degradation``; the names of both are the seed."""
+    degrade = Degradation.parse(degradation)
     for pair in pairs:
-        random = np.random.default_rng(
-            [zlib.crc32(text.encode("utf-8", "surrogateescape")) for text in (pair.name, name)]
-        )
-        yield Pair(pair.name, *degradation(pair.hr, len(pair.hr) // len(pair.lr), random))
+        seed = [zlib.crc32(text.encode("utf-8", "surrogateescape")) for text in (pair.name, degradation)]
+        random = np.random.default_rng(seed)
+        yield Pair(pair.name, *degrade(pair.hr, len(pair.hr) // len(pair.lr), random))
 
 
 def compare(upscales: Mapping[str, Upscale], pairs: Iterable[Pair], degradation: str, scale: int) -> dict[str, Figures]:
@@ -83,7 +83,7 @@ def compare(upscales: Mapping[str, Upscale], pairs: Iterable[Pair], degradation:
         LANCZOS: lambda frame: lanczos(frame, scale),
     }
     scores: dict[str, list[Score]] = {way: [] for way in ways}
-    for pair in degraded(pairs, Degradation.parse(degradation), degradation):
+    for pair in degraded(pairs, degradation):
         for way, upscale in ways.items():
             scores[way].append(score(pair, upscale(pair.lr)))
     return {way: Figures(found, _lost(found, scores[BICUBIC])) for way, found in scores.items()}

@@ -72,7 +72,7 @@ def run(
     With --degrade, LR pictures are made of the set as cameras and codecs make them, in each of the ways named, with
     commas between them; steps of a way are joined by +. Lenses: blur:SIGMA, defocus:RADIUS; resizes: bicubic, cubic,
     area, bilinear, lanczos, decimation; then sharpen:AMOUNT, noise:SIGMA, sensor:READ:SHOT, bayer:READ:SHOT, chroma,
-    jpeg:QUALITY, h264:CRF, h265:CRF.
+    jpeg:QUALITY, h264:CRF, h265:CRF. An image that cannot be read is then an error.
     """
     from ..data.layouts import find_dataset
     from ..evaluation import mean_score, self_ensemble
@@ -174,7 +174,7 @@ def _evaluate(name: str, folder: Path, scale: int, upscale: Upscale) -> Report:
 
 
 def _degraded(name: str, folder: Path, scale: int, upscale: Upscale, ways: list[str]) -> dict[str, dict[str, Figures]]:
-    """Figures of each way, of the model under the name of ``model``."""
+    """Scores of the model, of bicubic and of Lanczos, for each way."""
     from ..data.pairs import load_pairs
     from ..robustness import compare
 

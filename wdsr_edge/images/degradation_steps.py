@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .._errors import require
 from .files import Rgb
-from .resampler import resize_bicubic
+from .resampler import cubic, resize_bicubic
 
 Kernel = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 """Weight at an offset in pixels, down and to the right; need not sum to 1."""
@@ -44,14 +44,8 @@ def disc(radius: float) -> tuple[Kernel, float]:
 
 
 def _keys(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys' cubic kernel (1981), a = -0.5, of both axes, not stretched."""
-
-    def one(t: NDArray[np.float64]) -> NDArray[np.float64]:
-        t = np.abs(t)
-        near, far = (1.5 * t - 2.5) * t**2 + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2
-        return np.where(t <= 1, near, np.where(t <= 2, far, 0.0))
-
-    return one(y) * one(x)
+    """The resampler's cubic kernel of both axes, not stretched."""
+    return cubic(y) * cubic(x)
 
 
 def blurred(image: Rgb, kernel: Kernel, reach: float, *, between: bool = False) -> Rgb:

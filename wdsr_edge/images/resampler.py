@@ -63,7 +63,7 @@ def contributions(length: int, ratio: Fraction) -> tuple[NDArray[np.float64], ND
     centre = np.arange(1, outputs + 1) / scale + 0.5 * (1 - 1 / scale)
     first = np.floor(centre - width / 2)
     positions = first[:, None] + np.arange(int(np.ceil(width)) + 2)
-    weights = stretch * _cubic(stretch * (centre[:, None] - positions))
+    weights = stretch * cubic(stretch * (centre[:, None] - positions))
     weights /= weights.sum(axis=1, keepdims=True)
     mirror = np.concatenate([np.arange(length), np.arange(length)[::-1]])
     indices = mirror[(positions.astype(np.intp) - 1) % (2 * length)]
@@ -71,7 +71,7 @@ def contributions(length: int, ratio: Fraction) -> tuple[NDArray[np.float64], ND
     return weights[:, used], indices[:, used]
 
 
-def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Keys' cubic convolution kernel (1981), a = -0.5."""
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x**2 + 1
